@@ -1,0 +1,24 @@
+"""Parallel Jacobi Decoding and its relatives, for autoregressive image generators."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Imported when first used: `import pjd` and the command line must not wait for torch.
+_PUBLIC = {
+    "load": "pjd.models.registry",
+    "generate": "pjd.generate",
+    "Result": "pjd.generate",
+    "DecodeConfig": "pjd.config",
+    "ParameterError": "pjd.config",
+    "configure": "pjd.methods",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pjd' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

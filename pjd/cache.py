@@ -1,0 +1,54 @@
+"""The slot KV cache: a slot is a place in the sequence, written whatever the order of decoding."""
+
+import torch
+from torch import Tensor
+
+
+class SlotCache:
+    """Keys and values of every layer, allocated once.
+
+    Feeding the token of slot s writes slot s; a rejected draft is overwritten when its position
+    is fed again. Nothing is cropped, moved or concatenated.
+
+    Args:
+        layers: transformer layers.
+        batch: sequences, guidance branches included.
+        heads: key-value heads.
+        slots: places in the sequence, scratch slots included.
+        head_dim: numbers a head.
+        dtype: of keys and values.
+        device: where the cache lives.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        heads: int,
+        slots: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Allocate zeros: a NaN in a slot that is masked but read would spoil every logit."""
+        shape = (layers, batch, heads, slots, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.batch = torch.arange(batch, device=device)[:, None]
+        self.slots: Tensor | None = None
+
+    def at(self, slots: Tensor) -> "SlotCache":
+        """Aim the next forward at ``slots`` int64 [batch, length]; returns the cache itself."""
+        self.slots = slots
+        return self
+
+    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Write [batch, heads, length, head_dim] to the current slots.
+
+        Returns:
+            All keys and values of the layer, [batch, heads, slots, head_dim].
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        keys[self.batch, :, self.slots] = key.transpose(1, 2)
+        values[self.batch, :, self.slots] = value.transpose(1, 2)
+        return keys, values

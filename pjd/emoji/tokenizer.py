@@ -1,0 +1,163 @@
+"""The VQ image tokenizer of the emoji models: 4x4 pixels to one of 1024 codes, and back.
+
+Fully convolutional and normalised per pixel only, so that one set of weights serves every image
+size and may be trained on small crops.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PixelNorm(nn.Module):
+    """RMS normalisation over the channels of each pixel, with a learned gain."""
+
+    def __init__(self, channels: int) -> None:
+        """Make the gain, one a channel."""
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` of shape [batch, channels, height, width]."""
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.gain
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a residual path; starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        """Make a block of ``channels`` in and out."""
+        super().__init__()
+        self.norm = PixelNorm(channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels, height, width] to the same shape."""
+        return x + self.second(F.silu(self.first(self.norm(x))))
+
+
+class Codebook(nn.Module):
+    """L2-normalised codes, learned by exponential moving average with dead-code restart."""
+
+    def __init__(self, codes: int, width: int, decay: float = 0.99) -> None:
+        """Make ``codes`` unit vectors of ``width`` numbers each."""
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("weight", F.normalize(torch.randn(codes, width), dim=-1))
+        self.register_buffer("usage", torch.ones(codes), persistent=False)
+        self.register_buffer("total", self.weight.clone(), persistent=False)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Code ids [n] nearest to the unit vectors ``z`` [n, width]."""
+        return (z @ self.weight.T).argmax(-1)
+
+    @torch.no_grad()
+    def learn(self, z: Tensor, ids: Tensor) -> None:
+        """Move the codes towards the vectors ``z`` [n, width] assigned to them by ``ids`` [n]."""
+        codes = self.weight.shape[0]
+        count = torch.bincount(ids, minlength=codes).to(z.dtype)
+        total = torch.zeros_like(self.total).index_add_(0, ids, z)
+        self.usage.mul_(self.decay).add_(count, alpha=1 - self.decay)
+        self.total.mul_(self.decay).add_(total, alpha=1 - self.decay)
+        # A code that a batch hardly ever picks is restarted at one of the batch's own vectors.
+        dead = self.usage < 0.05 * self.usage.mean()
+        chosen = z[torch.randint(len(z), (codes,))]
+        self.total[dead] = chosen[dead]
+        self.usage[dead] = 1.0
+        self.weight.copy_(F.normalize(self.total, dim=-1))
+
+    @torch.no_grad()
+    def start(self, z: Tensor, rounds: int = 10) -> None:
+        """Place the codes by spherical k-means over the unit vectors ``z`` [n, width]."""
+        self.weight.copy_(z[torch.randperm(len(z))[: len(self.weight)]])
+        for _ in range(rounds):
+            ids = self.nearest(z)
+            count = torch.bincount(ids, minlength=len(self.weight)).to(z.dtype)
+            total = torch.zeros_like(self.weight).index_add_(0, ids, z)
+            empty = count == 0
+            total[empty] = z[torch.randint(len(z), (int(empty.sum()),))]
+            self.weight.copy_(F.normalize(total, dim=-1))
+        self.usage.copy_(count.clamp(min=1.0))
+        self.total.copy_(self.weight * self.usage[:, None])
+
+
+class Tokenizer(nn.Module):
+    """VQ autoencoder with a reduction of 4: [H, W] pixels to [H/4, W/4] codes.
+
+    Args:
+        codes: size of the codebook.
+        width: numbers in a code vector.
+        channels: feature channels at half and at a quarter of the resolution.
+        blocks: residual blocks at half and at a quarter of the resolution, on either side.
+    """
+
+    reduction = 4
+
+    def __init__(
+        self,
+        codes: int = 1024,
+        width: int = 8,
+        channels: tuple[int, int] = (64, 128),
+        blocks: tuple[int, int] = (1, 3),
+    ) -> None:
+        """Make the encoder, the codebook and the decoder."""
+        super().__init__()
+        fine, coarse = channels
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, fine, 3, padding=1),
+            *[ResidualBlock(fine) for _ in range(blocks[0])],
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * fine, coarse, 1),
+            *[ResidualBlock(coarse) for _ in range(blocks[1])],
+            PixelNorm(coarse),
+            nn.Conv2d(coarse, width, 1),
+        )
+        self.codebook = Codebook(codes, width)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(width, coarse, 3, padding=1),
+            *[ResidualBlock(coarse) for _ in range(blocks[1])],
+            nn.Conv2d(coarse, 4 * fine, 1),
+            nn.PixelShuffle(2),
+            *[ResidualBlock(fine) for _ in range(blocks[0])],
+            PixelNorm(fine),
+            nn.Conv2d(fine, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors [batch, height, width, code width] of ``images`` in [-1, 1]."""
+        return F.normalize(self.encoder(images).permute(0, 2, 3, 1), dim=-1)
+
+    def render(self, vectors: Tensor) -> Tensor:
+        """Images [batch, 3, 4*height, 4*width] in about [-1, 1] of code vectors."""
+        return self.decoder(vectors.permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Code ids [batch, height, width] (int64) of uint8 ``images`` [batch, H, W, 3]."""
+        vectors = self.embed(to_float(images))
+        return self.codebook.nearest(vectors.flatten(0, 2)).view(vectors.shape[:3])
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor) -> Tensor:
+        """Images [batch, 4*height, 4*width, 3] (uint8) of code ids [batch, height, width]."""
+        return to_uint8(self.render(self.codebook.weight[ids]))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Turn uint8 [batch, H, W, 3] into float [batch, 3, H, W] in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Turn float [batch, 3, H, W] in [-1, 1] into uint8 [batch, H, W, 3]."""
+    return ((images.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def psnr(images: Tensor, references: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each of two uint8 batches [batch, H, W, 3]."""
+    error = (images.float() - references.float()).square().flatten(1).mean(1)
+    return 10 * torch.log10(255.0**2 / error.clamp(min=1e-3))

@@ -1,0 +1,111 @@
+"""The public door: prompts in, images out."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pjd.config import DecodeConfig, ParameterError, check_integer
+from pjd.engine import Engine
+from pjd.methods import configure
+from pjd.models.base import ImageModel
+from pjd.trace import Trace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass
+class Result:
+    """Images of all prompts, in order.
+
+    Attributes:
+        images: PIL images.
+        tokens: int64 [prompts, R * C], image codes.
+        steps: int64 [prompts], model forwards each image needed, prefill not counted.
+        seconds: wall-clock of decoding, prefill included, pixels not.
+        trace: what happened in each iteration.
+        config: the options that ran.
+    """
+
+    images: "list[Image]"
+    tokens: Tensor
+    steps: Tensor
+    seconds: float
+    trace: Trace
+    config: DecodeConfig
+
+
+def check(config: DecodeConfig, model: ImageModel, prompts: list[str]) -> None:
+    """Check what depends on the model and the prompts, before anything is computed.
+
+    Raises:
+        ParameterError: naming the parameter, its value and what is allowed.
+    """
+    check_integer("top_k", config.top_k, 0, model.vocabulary)
+    if config.rows is not None:
+        check_integer("rows", config.rows, 1, model.grid.rows)
+    if not prompts:
+        raise ParameterError("prompts", prompts, "must hold at least one prompt")
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ParameterError("prompt", prompt, "must be a text that is not empty")
+
+
+def generate(
+    model: ImageModel,
+    prompts: list[str],
+    method: str = "pjd",
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+    **options: Any,
+) -> Result:
+    """Generate one image a prompt.
+
+    Args:
+        model: from :func:`pjd.load`.
+        prompts: the captions.
+        method: a key of :data:`pjd.methods.PRESETS`.
+        batch_size: images decoded together; no result depends on it.
+        progress: show a progress bar.
+        options: of :class:`pjd.config.DecodeConfig`, such as ``context=4, seed=0``; what is not
+            given is the model's own default, then the method's.
+
+    Raises:
+        ParameterError: before anything is computed, if an option or a prompt is not allowed.
+    """
+    check_integer("batch_size", batch_size, 1)
+    config = configure(method, **{**model.sampling, **options})
+    check(config, model, prompts)
+    parts = []
+    with tqdm(
+        total=len(prompts) * model.grid.codes, desc=method, unit="code", disable=not progress
+    ) as bar:
+        for first in range(0, len(prompts), batch_size):
+            chunk = prompts[first : first + batch_size]
+            seeds = config.seed + torch.arange(first, first + len(chunk))
+            parts.append(Engine(model, config, chunk, seeds).run(bar.update))
+    tokens = torch.cat([part.tokens for part in parts])
+    trace = Trace.join([part.trace for part in parts])
+    return Result(
+        images=pictures(model, tokens, batch_size),
+        tokens=tokens.cpu(),
+        steps=trace.steps,
+        seconds=sum(part.seconds for part in parts),
+        trace=trace,
+        config=config,
+    )
+
+
+def pictures(model: ImageModel, tokens: Tensor, batch_size: int = 64) -> "list[Image]":
+    """PIL images of image codes int64 [images, R * C]."""
+    from PIL import Image
+
+    return [
+        Image.fromarray(pixels.numpy())
+        for part in tokens.to(model.device).split(batch_size)
+        for pixels in model.decode(part).cpu()
+    ]

@@ -1,0 +1,71 @@
+"""What the engine asks of a model."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pjd.cache import SlotCache
+from pjd.grid import Grid
+
+
+class Prompt(NamedTuple):
+    """Encoded prompts; with guidance the batch is doubled, conditional branch first.
+
+    Attributes:
+        embeddings: [branches * batch, prefix, dim], right-aligned.
+        mask: bool [branches * batch, prefix], True where there is prompt.
+        positions: int64 [branches * batch, prefix], position ids; the image's follow the last.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
+class ImageModel(Protocol):
+    """A raster-order autoregressive image generator.
+
+    Attributes:
+        name: as given to :func:`pjd.load`.
+        grid: geometry of the image tokens.
+        vocabulary: image codes, ids 0 to ``vocabulary - 1``; a forced row-end token is the id
+            ``vocabulary``.
+        sampling: the model's own defaults for options of :class:`pjd.config.DecodeConfig`.
+        device: where it lives.
+    """
+
+    name: str
+    grid: Grid
+    vocabulary: int
+    sampling: dict[str, float | int]
+    device: torch.device
+
+    def encode(self, prompts: list[str], guided: bool) -> Prompt:
+        """Encode ``prompts``, and as many unconditional ones if ``guided``."""
+        ...
+
+    def cache(self, batch: int, slots: int) -> SlotCache:
+        """Allocate a cache for ``batch`` sequences (branches included) of ``slots`` places."""
+        ...
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Input embeddings [batch, length, dim] of image tokens int64 [batch, length]."""
+        ...
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+    ) -> Tensor:
+        """Logits over image codes [batch, length, vocabulary].
+
+        Args:
+            x: input embeddings [batch, length, dim].
+            positions: position ids int64 [batch, length].
+            mask: bool [batch, 1, length, keys], True = may attend.
+            cache: slot cache aimed at the slots of the inputs; None: attend to the inputs only.
+        """
+        ...
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Images uint8 [batch, height, width, 3] of codes int64 [batch, R * C]."""
+        ...

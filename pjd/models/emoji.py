@@ -1,0 +1,145 @@
+"""The embedded models: LlamaGen architecture, word captions, emoji."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pjd.cache import SlotCache
+from pjd.emoji.tokenizer import Tokenizer
+from pjd.grid import Grid
+from pjd.models.base import Prompt
+from pjd.models.captions import Words
+from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+
+
+class EmojiModel:
+    """A LlamaGen transformer with a word vocabulary and a VQ tokenizer; see ``ImageModel``."""
+
+    def __init__(
+        self,
+        name: str,
+        transformer: LlamaGen,
+        word_vectors: nn.Embedding,
+        tokenizer: Tokenizer,
+        words: Words,
+        sampling: dict[str, float | int],
+    ) -> None:
+        """Put the parts together, in evaluation mode."""
+        self.name = name
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.word_vectors = word_vectors.requires_grad_(False)
+        self.tokenizer = tokenizer.eval().requires_grad_(False)
+        self.words = words
+        self.sampling = sampling
+        config = transformer.config
+        self.grid = Grid(config.grid, config.grid)
+        self.vocabulary = config.vocabulary
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "EmojiModel":
+        """Move the model, and optionally change the transformer's dtype; returns itself."""
+        self.device = torch.device(device)
+        self.transformer.to(self.device, dtype)
+        self.word_vectors.to(self.device, dtype)
+        self.tokenizer.to(self.device)
+        return self
+
+    def encode(self, prompts: list[str], guided: bool) -> Prompt:
+        """Embed the captions, and as many unconditional ones if ``guided``."""
+        ids = self.words.encode(prompts).to(self.device)
+        mask = ids > 0
+        branches = 2 if guided else 1
+        unconditional = torch.arange(branches, device=self.device).repeat_interleave(len(ids)) == 1
+        features = self.word_vectors(ids).repeat(branches, 1, 1)
+        embeddings = self.transformer.cls_embedding(features, unconditional)
+        positions = torch.arange(ids.shape[1], device=self.device).expand(len(features), -1)
+        return Prompt(embeddings, mask.repeat(branches, 1), positions)
+
+    def cache(self, batch: int, slots: int) -> SlotCache:
+        """Allocate a slot cache of the transformer's shape."""
+        config = self.transformer.config
+        return SlotCache(
+            config.layers,
+            batch,
+            config.heads,
+            slots,
+            config.dim // config.heads,
+            self.transformer.output.weight.dtype,
+            self.device,
+        )
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings of image codes."""
+        return self.transformer.tok_embeddings(tokens)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+    ) -> Tensor:
+        """Logits of the code after each input."""
+        return self.transformer.output(self.transformer(x, positions, mask, cache))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Pixels of the codes."""
+        return self.tokenizer.decode(tokens.unflatten(1, (self.grid.rows, self.grid.columns)))
+
+
+def save(model: EmojiModel, folder: Path) -> None:
+    """Write ``model.json`` and ``model.safetensors`` (transformer and words in bfloat16)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        **{f"transformer.{k}": v.bfloat16() for k, v in model.transformer.state_dict().items()},
+        "word_vectors.weight": model.word_vectors.weight.bfloat16(),
+        **{f"tokenizer.{k}": v for k, v in tokenizer_state(model.tokenizer).items()},
+    }
+    tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    save_file(tensors, folder / "model.safetensors")
+    description = {
+        "transformer": asdict(model.transformer.config),
+        "sampling": model.sampling,
+        "words": model.words.vocabulary,
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def tokenizer_state(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """Weights of the tokenizer, in half precision but for its codes."""
+    return {
+        name: value if name == "codebook.weight" else value.half()
+        for name, value in tokenizer.state_dict().items()
+    }
+
+
+def load(name: str, folder: Path) -> EmojiModel:
+    """Read a model that :func:`save` wrote.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the weights are damaged, or names or shapes are not the architecture's.
+    """
+    weights, description = folder / "model.safetensors", folder / "model.json"
+    for path in (description, weights):
+        if not path.exists():
+            raise FileNotFoundError(f"model {name}: no file {path}: run `dvc pull`")
+    described = json.loads(description.read_text())
+    try:
+        tensors = load_file(weights)
+    except Exception as error:
+        raise ValueError(f"model {name}: {weights} is damaged ({error}): run `dvc pull`") from error
+    config = LlamaGenConfig(**described["transformer"])
+    words = Words(described["words"], config.prefix)
+    parts = nn.ModuleDict(
+        {
+            "transformer": LlamaGen(config),
+            "word_vectors": nn.Embedding(len(words), config.caption_dim),
+            "tokenizer": Tokenizer(codes=config.vocabulary),
+        }
+    )
+    try:
+        parts.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"model {name}: {weights} does not fit: {error}") from error
+    return EmojiModel(name, *parts.values(), words, described["sampling"])

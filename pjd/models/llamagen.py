@@ -1,0 +1,244 @@
+"""The LlamaGen text-to-image transformer (arXiv 2406.06525), parameter names as in the original.
+
+A prefix of caption embeddings, 2-D rotary positions with interleaved pairs, RMSNorm, SwiGLU, and
+an unconditional caption for classifier-free guidance.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pjd.cache import SlotCache
+
+
+@dataclass(frozen=True)
+class LlamaGenConfig:
+    """Sizes of a LlamaGen transformer.
+
+    Args:
+        dim: width of the residual stream.
+        layers: transformer blocks.
+        heads: attention heads; ``dim / heads`` numbers each.
+        vocabulary: image codes.
+        grid: rows and columns of the square token grid.
+        prefix: caption positions in front of the image.
+        caption_dim: width of the caption features.
+        prefix_rotation: rotation of the prefix positions. The official checkpoints have "zero":
+            their table is zero there, so prefix queries and keys vanish. "identity" leaves them.
+        dropout: of tokens, of attention and of feed-forward outputs, while training.
+        rope_base: base of the rotary frequencies.
+        norm_eps: added to the mean square in RMSNorm.
+    """
+
+    dim: int
+    layers: int
+    heads: int
+    vocabulary: int
+    grid: int
+    prefix: int
+    caption_dim: int
+    prefix_rotation: Literal["zero", "identity"] = "zero"
+    dropout: float = 0.1
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-5
+
+    @property
+    def feed_forward(self) -> int:
+        """Inner width of SwiGLU: 8/3 of ``dim``, rounded up to a multiple of 256."""
+        return -(-int(8 * self.dim / 3) // 256) * 256
+
+
+class Mlp(nn.Module):
+    """Two linear maps with a tanh GELU between them, no biases."""
+
+    def __init__(self, inputs: int, dim: int) -> None:
+        """Map ``inputs`` numbers to ``dim`` numbers."""
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, dim, bias=False)
+        self.fc2 = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., inputs] to [..., dim]."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class CaptionEmbedder(nn.Module):
+    """Caption features to prefix embeddings; holds the unconditional caption."""
+
+    def __init__(self, config: LlamaGenConfig) -> None:
+        """Make the projection and the unconditional features."""
+        super().__init__()
+        self.cap_proj = Mlp(config.caption_dim, config.dim)
+        self.uncond_embedding = nn.Parameter(
+            torch.randn(config.prefix, config.caption_dim) / config.caption_dim**0.5
+        )
+
+    def forward(self, features: Tensor, unconditional: Tensor) -> Tensor:
+        """Embed captions.
+
+        Args:
+            features: [batch, prefix, caption_dim].
+            unconditional: bool [batch]; True replaces an image's caption by the unconditional one.
+
+        Returns:
+            [batch, prefix, dim].
+        """
+        features = torch.where(unconditional[:, None, None], self.uncond_embedding, features)
+        return self.cap_proj(features)
+
+
+def rotary_table(config: LlamaGenConfig) -> Tensor:
+    """Cosines and sines [prefix + grid*grid, head_dim / 2, 2] of the 2-D rotary positions.
+
+    The first half of a head's pairs encodes the row, the second half the column.
+    """
+    half = config.dim // config.heads // 2
+    frequencies = config.rope_base ** -(torch.arange(0, half, 2)[: half // 2].float() / half)
+    angles = torch.outer(torch.arange(config.grid).float(), frequencies)
+    rows = angles[:, None].expand(-1, config.grid, -1)
+    columns = angles[None].expand(config.grid, -1, -1)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    table = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    prefix = torch.zeros(config.prefix, *table.shape[1:])
+    if config.prefix_rotation == "identity":
+        prefix[..., 0] = 1.0
+    return torch.cat([prefix, table])
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate interleaved pairs of ``x`` [batch, heads, length, head_dim].
+
+    Args:
+        x: queries or keys.
+        rotation: [1 or batch, length, head_dim / 2, 2] from :func:`rotary_table`.
+    """
+    pairs = x.unflatten(-1, (-1, 2))
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cosine, sine = rotation[:, None, ..., 0], rotation[:, None, ..., 1]
+    rotated = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with fused query, key and value weights."""
+
+    def __init__(self, config: LlamaGenConfig) -> None:
+        """Make the two projections."""
+        super().__init__()
+        self.heads = config.heads
+        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(
+        self, x: Tensor, rotation: Tensor, mask: Tensor, layer: int, cache: SlotCache | None
+    ) -> Tensor:
+        """Attend from ``x`` [batch, length, dim] to itself or, with a cache, to its slots."""
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.wqkv(x).chunk(3, dim=-1)
+        )
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        if cache is not None:
+            key, value = cache.update(key, value, layer)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.wo(out.transpose(1, 2).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: LlamaGenConfig) -> None:
+        """Make the three projections."""
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.feed_forward, bias=False)
+        self.w3 = nn.Linear(config.dim, config.feed_forward, bias=False)
+        self.w2 = nn.Linear(config.feed_forward, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., dim] to the same shape."""
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-normalised attention and feed-forward."""
+
+    def __init__(self, config: LlamaGenConfig) -> None:
+        """Make one block."""
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, rotation: Tensor, mask: Tensor, layer: int, cache: SlotCache | None
+    ) -> Tensor:
+        """Map [batch, length, dim] to the same shape."""
+        attended = self.attention(self.attention_norm(x), rotation, mask, layer, cache)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+
+
+class LlamaGen(nn.Module):
+    """The transformer: embeddings in, logits over image codes out."""
+
+    def __init__(self, config: LlamaGenConfig) -> None:
+        """Make the layers with the original's initialisation (normal, 0.02)."""
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocabulary, config.dim)
+        self.cls_embedding = CaptionEmbedder(config)
+        self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("rotary", rotary_table(config), persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+    ) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            x: input embeddings [batch, length, dim].
+            positions: int64 [1 or batch, length], indices into prefix + raster order.
+            mask: bool, broadcastable to [batch, heads, length, keys]; True = may attend.
+            cache: if given, keys and values go to its current slots and all slots are keys.
+
+        Returns:
+            Normalised hidden states [batch, length, dim]; apply ``output`` for logits.
+        """
+        rotation = self.rotary[positions]
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotation, mask, index, cache)
+        return self.norm(x)
+
+    def teacher_forced(
+        self, features: Tensor, caption_mask: Tensor, unconditional: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """Logits [batch, codes, vocabulary] of every code given all codes before it.
+
+        Args:
+            features: caption features [batch, prefix, caption_dim], captions at the right end.
+            caption_mask: bool [batch, prefix], True where there is caption.
+            unconditional: bool [batch], whose caption to replace by the unconditional one.
+            tokens: int64 [batch, codes] in raster order.
+        """
+        prefix = self.cls_embedding(features, unconditional)
+        x = self.dropout(torch.cat([prefix, self.tok_embeddings(tokens[:, :-1])], dim=1))
+        length = x.shape[1]
+        positions = torch.arange(length, device=x.device)
+        keys = F.pad(caption_mask, (0, length - caption_mask.shape[1]), value=True)
+        causal = positions[:, None] >= positions
+        own = positions[:, None] == positions
+        mask = (causal & keys[:, None]) | own
+        hidden = self(x, positions[None], mask[:, None])
+        return self.output(hidden[:, self.config.prefix - 1 :])

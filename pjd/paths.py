@@ -1,0 +1,11 @@
+"""Where things are, resolved from the package's own place so that notebooks never guess."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+DATA = ROOT / "data" / "emoji"
+WEIGHTS = ROOT / "weights"
+RUNS = ROOT / "runs"
+FIGURES = ROOT / "figures"
+REPORTS = ROOT / "reports"

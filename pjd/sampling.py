@@ -1,0 +1,67 @@
+"""Logits to probabilities to tokens."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pjd.config import DecodeConfig
+
+
+def guide(logits: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: u + s (c - u).
+
+    Args:
+        logits: [2 * batch, ..., vocabulary], conditional branch first.
+        guidance: the scale s.
+
+    Returns:
+        [batch, ..., vocabulary].
+    """
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
+    """The distribution tokens are drawn from: temperature, then top-k, then top-p.
+
+    Temperature 0 puts all mass on the likeliest token, which makes every decoder greedy.
+
+    Args:
+        logits: guided logits [..., vocabulary].
+        config: sampling options.
+
+    Returns:
+        float32 [..., vocabulary], rows sum to 1.
+    """
+    logits = logits.float()
+    if config.temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    logits = logits / config.temperature
+    if config.top_k:
+        # By scattering, not by a threshold: a threshold keeps more than k where logits tie.
+        kept, ids = logits.topk(min(config.top_k, logits.shape[-1]), dim=-1)
+        logits = torch.full_like(logits, float("-inf")).scatter(-1, ids, kept)
+    if config.top_p < 1:
+        ordered, ids = logits.sort(dim=-1, descending=True)
+        share = ordered.softmax(-1)
+        # A token stays while the mass before it is below top_p; the first always stays.
+        ordered = ordered.masked_fill(share.cumsum(-1) - share >= config.top_p, float("-inf"))
+        logits = torch.full_like(logits, float("-inf")).scatter(-1, ids, ordered)
+    return logits.softmax(-1)
+
+
+def draw(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw a token from unnormalised ``weights`` by inversion.
+
+    Args:
+        weights: non-negative [..., vocabulary] with a positive sum.
+        uniform: [...] in [0, 1).
+
+    Returns:
+        int64 [...]; a token of zero weight is never drawn.
+    """
+    mass = weights.cumsum(-1)
+    total = mass[..., -1:]
+    # Rounding must not carry the point up to the total, past the last token of positive weight.
+    point = torch.minimum(uniform[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(mass, point, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)

@@ -1,0 +1,36 @@
+"""A tiny random LlamaGen model for tests: real architecture, no weights on disk."""
+
+import torch
+from torch import nn
+
+from pjd.emoji.tokenizer import Tokenizer
+from pjd.models.captions import Words
+from pjd.models.emoji import EmojiModel
+from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+
+
+def tiny_model(
+    grid: int = 4, vocabulary: int = 7, seed: int = 0, sharpness: float = 3.0
+) -> EmojiModel:
+    """A random model whose distributions are neither flat nor one-hot."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LlamaGenConfig(
+            dim=16,
+            layers=2,
+            heads=2,
+            vocabulary=vocabulary,
+            grid=grid,
+            prefix=4,
+            caption_dim=8,
+            prefix_rotation="identity",
+            dropout=0.0,
+        )
+        transformer = LlamaGen(config)
+        for parameter in transformer.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=sharpness * parameter.shape[1] ** -0.5)
+        words = Words(["cat", "dog", "red"], config.prefix)
+        vectors = nn.Embedding(len(words), config.caption_dim)
+        tokenizer = Tokenizer(codes=vocabulary, channels=(4, 8), blocks=(1, 1))
+        return EmojiModel("tiny", transformer, vectors, tokenizer, words, {})
