@@ -63,5 +63,6 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     mass = weights.cumsum(-1)
     total = mass[..., -1:]
     # Rounding must not carry the point up to the total, past the last token of positive weight.
-    point = torch.minimum(uniform[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    below = torch.nextafter(total, torch.zeros_like(total))
+    point = torch.minimum(uniform[..., None] * total, below)
     return torch.searchsorted(mass, point, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)

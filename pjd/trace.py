@@ -1,4 +1,4 @@
-"""What a decoder did in each iteration: three small integer tensors, from which all else follows."""
+"""What a decoder did in each iteration: integer counts, from which all else follows."""
 
 from dataclasses import dataclass
 
@@ -95,6 +95,25 @@ class Trace:
         course = torch.cat([torch.zeros_like(self.committed[:1]), self.committed]).long()
         above = course[:, :, :-1].permute(1, 2, 0).gather(2, when)
         return above - torch.arange(when.shape[2])
+
+    @property
+    def tested(self) -> tuple[Tensor, Tensor]:
+        """Drafts accepted and drafts rejected at each place, int64 [batch, rows * columns] both.
+
+        Drafts behind the first rejection of a window are neither.
+        """
+        columns = int(self.committed[-1].max())
+        before = torch.cat([torch.zeros_like(self.committed[:1]), self.committed[:-1]]).long()
+        after = before + self.accepted
+        place = torch.zeros(*before.shape[1:], columns + 1, dtype=torch.long)
+        rejected = (self.accepted < self.drafted).long()
+        ones = torch.ones_like(before)
+
+        def count(at: Tensor, amount: Tensor) -> Tensor:
+            return place.scatter_add(2, at.permute(1, 2, 0), amount.permute(1, 2, 0))
+
+        accepted = (count(before, ones) - count(after, ones)).cumsum(2)
+        return accepted[..., :-1].flatten(1), count(after, rejected)[..., :-1].flatten(1)
 
     def table(self) -> pd.DataFrame:
         """One row an image and iteration.

@@ -1,10 +1,27 @@
-"""Shared fixtures: tiny random models, single-threaded arithmetic."""
+"""Shared fixtures: tiny random models, single-threaded arithmetic, no network."""
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import tiny_model
 
 from pjd.models.emoji import EmojiModel
+
+# A run of pytest by itself behaves as `make test` does: what a test starts (dvc, papermill, the
+# kernel, called `python`) comes from this environment, asks no hub and reports to nobody.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["DVC_NO_ANALYTICS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+
+# The same examples in every run, and no failure for a machine that is slow or busy.
+settings.register_profile("pjd", deadline=None, derandomize=True)
+settings.load_profile("pjd")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -173,7 +173,9 @@ def _sources(folder: Path) -> list[tuple[str, str, bytes]]:
     for style, table in icons.items():
         slugs = {slug: _plain(codepoints) for codepoints, slug in chars[style].items()}
         for slug, icon in table["icons"].items():
-            toned = _TONE.search(slug) or (style == "fluent" and _toned_fluent(slug, table["icons"], known))
+            toned = _TONE.search(slug) or (
+                style == "fluent" and _toned_fluent(slug, table["icons"], known)
+            )
             # Private-use codepoints are pictograms of no emoji, in one set only.
             private = slugs.get(slug, "").startswith(("e", "f"))
             if icon.get("hidden") or toned or private:
@@ -278,11 +280,7 @@ def split(table: pd.DataFrame) -> list[str]:
         if len(styles[name] - group) >= 2:
             pairs |= {(name, style) for style in group & styles[name]}
     return [
-        "unseen-name"
-        if name in unseen
-        else "unseen-style"
-        if (name, style) in pairs
-        else "train"
+        "unseen-name" if name in unseen else "unseen-style" if (name, style) in pairs else "train"
         for name, style in zip(table["name"], table["style"], strict=True)
     ]
 
@@ -318,7 +316,9 @@ def load(path: Path) -> pd.DataFrame:
         ValueError: if the file is truncated or is no parquet.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no corpus at {path}: run `dvc pull`, or notebooks/01_corpus.ipynb")
+        raise FileNotFoundError(
+            f"no corpus at {path}: run `dvc pull`, or notebooks/01_corpus.ipynb"
+        )
     try:
         return pd.read_parquet(path)
     except OSError as error:

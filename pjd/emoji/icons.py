@@ -20,6 +20,7 @@ class Icons:
         backgrounds: uint8 [backgrounds, size, size, 3].
         names: int64 [icons, longest name], word ids, 0-padded.
         styles: int64 [icons, 2], word ids of the style, 0-padded.
+        background_names: int64 [backgrounds, 2], word ids of "on" and the name.
         words: the vocabulary.
     """
 
@@ -69,7 +70,9 @@ class Icons:
             place = torch.arange(size)
             down = place[None] - shift[:, :1]
             right = place[None] - shift[:, 1:]
-            inside = ((down >= 0) & (down < size))[:, :, None] & ((right >= 0) & (right < size))[:, None]
+            inside = ((down >= 0) & (down < size))[:, :, None] & ((right >= 0) & (right < size))[
+                :, None
+            ]
             batch = torch.arange(len(rows))[:, None, None]
             icons = icons[
                 batch, down.clamp(0, size - 1)[:, :, None], right.clamp(0, size - 1)[:, None]

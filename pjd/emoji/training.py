@@ -265,7 +265,11 @@ def train_transformer(
     tokenizer.eval()
 
     def nats(
-        forward: Callable[..., Tensor], words: nn.Embedding, source: Icons, rows: Tensor, learn: bool
+        forward: Callable[..., Tensor],
+        words: nn.Embedding,
+        source: Icons,
+        rows: Tensor,
+        learn: bool,
     ) -> Tensor:
         count = len(rows)
         backgrounds = torch.randint(len(source.backgrounds), (count,))
@@ -293,6 +297,5 @@ def train_transformer(
                 result[name] = float(torch.stack(values).mean())
         return result
 
-    history = training.run(loss, evaluate, evaluate_every=100)
+    history = training.run(loss, evaluate, evaluate_every=250)
     return training.averaged.module.eval(), history
-

@@ -1,0 +1,94 @@
+# pjd: every target makes what it needs, from a fresh clone on. Nothing need be installed but
+# Python 3.11 or 3.12, git and make; no environment need be active.
+#
+# PYTHON=python3.12         the interpreter to build .venv with
+# PIP_ARGS='--find-links D' more arguments for pip, when .venv is made
+# PYTEST_ARGS='-k mask'     more arguments for pytest
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+# Recipes and what they start (dvc, papermill, the kernel, which is called `python`) find .venv
+# first. The path as it was is kept for making .venv itself.
+export SYSTEM_PATH := $(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help env data reproduce test smoke lint format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# --- the environment ---
+
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3)
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+
+env: $(VENV)/stamp ## make .venv with the locked versions
+
+# The stamp comes last: an interrupted installation is taken up again by the next call.
+$(VENV)/stamp: requirements.lock pyproject.toml
+	@set -e; \
+	if ! $(BIN)/python -c 'import pip; $(SUPPORTED)' 2>/dev/null; then \
+		PATH="$$SYSTEM_PATH"; \
+		for python in $(CANDIDATES); do \
+			if "$$python" -c '$(SUPPORTED)' 2>/dev/null; then found="$$python"; break; fi; \
+		done; \
+		if [ -z "$${found:-}" ]; then \
+			echo "pjd needs Python 3.11 or 3.12; tried: $(CANDIDATES). Name one: make PYTHON=/path/to/python3.11" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$("$$found" --version)"; \
+		"$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "Installing the locked packages: some minutes the first time"
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.lock
+	@# The build tool is in the lock too: nothing unlocked is fetched.
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# --- the pipeline ---
+
+# What ships with the repository and is not recomputed: tracked data, and frozen stages (weights).
+# The rest is not pulled, so that a killed run keeps what it has.
+SHIPPED := from dvc.repo import Repo; print(*(stage.addressing for stage in Repo().index.stages if stage.frozen or stage.is_data_source))
+
+data: $(VENV)/stamp ## check out the data and weights that ship with the repository
+	@set -e; if [ -d .dvc ]; then \
+		shipped=$$($(BIN)/python -c "$(SHIPPED)"); \
+		[ -z "$$shipped" ] || $(BIN)/dvc pull --allow-missing $$shipped </dev/null >/dev/null \
+			|| echo "Not everything was pulled (see above): going on with what is here." >&2; \
+	fi
+
+reproduce: data ## run the whole pipeline, from the data to the report
+	$(BIN)/dvc repro
+	@echo "The report: $(CURDIR)/reports/index.html"
+
+# --- the code ---
+
+test: data ## run all tests, a small run of the whole pipeline among them
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+smoke: data ## only the small run of the whole pipeline
+	$(BIN)/python -m pytest -k smoke $(PYTEST_ARGS)
+
+lint: $(VENV)/stamp ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(VENV)/stamp ## mend style and format, strip the notebooks' outputs
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+	@[ ! -d notebooks ] || find notebooks -name '*.ipynb' -not -path '*/.*' -exec \
+		$(BIN)/nbstripout --extra-keys metadata.language_info {} +
+
+clean: ## remove caches and .venv; results, data and DVC's cache stay
+	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""The command line. Heavy imports wait until a command needs them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pjd.config import ParameterError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Parallel Jacobi Decoding and its relatives, for autoregressive image generators.",
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `generate` a command of its own while it is the only one."""
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="One caption an image.")],
+    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "emoji",
+    method: Annotated[str, typer.Option(help="A decoder: ar, sjd, pjd, ...")] = "pjd",
+    context: Annotated[int | None, typer.Option(help="Codes the row above must have.")] = None,
+    window: Annotated[int | None, typer.Option(help="Positions predicted a row.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Most rows active at once.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 = off.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Likeliest codes kept, 0 = all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Probability kept, 1 = all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first image.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")] = Path(
+        "out"
+    ),
+) -> None:
+    """Generate one image a prompt."""
+    from pjd.methods import configure
+    from pjd.models.registry import resolve
+
+    options = {
+        "context": context,
+        "window": window,
+        "rows": rows,
+        "guidance": guidance,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    # Whatever is wrong fails here, before torch is imported and a model is loaded.
+    configure(method, **options)
+    resolve(model)
+    from pjd.generate import generate as run
+    from pjd.models.registry import load
+
+    result = run(load(model), prompts, method, progress=True, **options)
+    output.mkdir(parents=True, exist_ok=True)
+    for number, (image, prompt) in enumerate(zip(result.images, prompts, strict=True)):
+        path = output / f"{number:04d}-{result.config.digest}.png"
+        image.save(path)
+        typer.echo(f"{path}: {prompt} ({int(result.steps[number])} steps)")
+    typer.echo(f"{result.seconds:.1f} s for {len(prompts)} images")
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ParameterError, FileNotFoundError) as error:
+        print(f"pjd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
+        print(f"pjd: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Runs a parameterised notebook through papermill, strictly, and keeps it as HTML."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pjd.paths import ROOT
+
+
+class NotebookError(RuntimeError):
+    """A notebook that cannot run or failed: the message says which, where and why."""
+
+
+def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook and render it.
+
+    papermill only warns of a parameter that the notebook does not have; here it is an error. The
+    executed notebook is kept as HTML for the reader, and nothing depends on it.
+
+    Args:
+        path: the notebook.
+        html: where to write the executed notebook.
+        parameters: values for its cell tagged ``parameters``.
+
+    Raises:
+        NotebookError: for an unknown parameter, a missing notebook or a failing cell.
+    """
+    import nbformat
+    import papermill
+    from nbconvert import HTMLExporter
+    from papermill.exceptions import PapermillExecutionError
+
+    if not path.exists():
+        raise NotebookError(f"there is no notebook {path}")
+    known = set(papermill.inspect_notebook(str(path)))
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        raise NotebookError(
+            f"{path.name} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}"
+        )
+    html.parent.mkdir(parents=True, exist_ok=True)
+    executed = html.with_suffix(".ipynb")
+    failure = None
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(executed),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(ROOT),
+            progress_bar=sys.stderr.isatty(),
+            log_output=True,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+        )
+    except PapermillExecutionError as error:
+        failure = NotebookError(
+            f"{path.name} failed in cell {error.exec_count} with {parameters}: "
+            f"{error.ename}: {error.evalue} (see {html})"
+        )
+    page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
+    html.write_text(page)
+    executed.unlink()
+    if failure is not None:
+        raise failure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: ``python -m pjd.notebook NOTEBOOK HTML '{name: value}'``."""
+    parser = argparse.ArgumentParser(prog="pjd.notebook", description=__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("html", type=Path, help="where to write the executed notebook")
+    parser.add_argument("parameters", nargs="?", default="{}", help="as YAML, so they are typed")
+    options = parser.parse_args(arguments)
+    try:
+        run(options.notebook, options.html, yaml.safe_load(options.parameters))
+    except NotebookError as error:
+        print(f"pjd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""One self-contained HTML page with every figure and table, and what ran."""
+
+import base64
+import html
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pjd.paths import FIGURES, REPORTS, RESULTS, RUNS
+from pjd.runs import read_table
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1f; background: #fff; }}
+h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; }}
+img {{ max-width: 100%; height: auto; }}
+figure {{ margin: 0; }} figcaption {{ color: #555; font-size: .9rem; margin-top: .4rem; }}
+table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }}
+th:first-child, td:first-child {{ text-align: left; }}
+.wide {{ overflow-x: auto; }}
+</style></head><body>
+<h1>Parallel Jacobi Decoding on the embedded model</h1>
+<p>{summary}</p>
+{sections}
+<h2>What ran</h2>
+<div class="wide">{ran}</div>
+</body></html>
+"""
+
+
+def picture(name: str, title: str) -> str:
+    """Section of one figure: the PNG inline, and its caption."""
+    path = FIGURES / name / f"{name}.png"
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    caption = html.escape((FIGURES / name / "caption.txt").read_text().strip())
+    return (
+        f'<h2 id="{name}">{html.escape(title)}</h2><figure>'
+        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{encoded}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def table(name: str, title: str) -> str:
+    """Section of one table: the CSV that its notebook wrote, and its caption."""
+    rows = pd.read_csv(FIGURES / name / f"{name}.csv", dtype=str, keep_default_na=False)
+    caption = html.escape((FIGURES / name / "caption.txt").read_text().strip())
+    body = rows.to_html(index=False, border=0, escape=True)
+    return (
+        f'<h2 id="{name}">{html.escape(title)}</h2><div class="wide">{body}</div>'
+        f"<p><small>{caption}</small></p>"
+    )
+
+
+def summary(runs: pd.DataFrame) -> str:
+    """The result in two sentences."""
+    ar = runs[runs.run == "ar"].iloc[0]
+    sjd = runs[runs.method == "sjd"].iloc[0]
+    pjd = runs[runs.method == "pjd"].sort_values("context")
+    parts = [
+        f"PJD with {int(row.context)} context codes: {row.steps:.1f} forwards an image "
+        f"({row.compression:.2f}x), {row.gap:+.3f} nats a token from AR"
+        for row in pjd.itertuples()
+    ]
+    return (
+        f"{int(ar.images)} images a row. Vanilla AR needs {ar.steps:.0f} forwards an image, "
+        f"SJD {sjd.steps:.1f} ({sjd.compression:.2f}x). " + "; ".join(parts) + "."
+    )
+
+
+def provenance() -> dict[str, Any]:
+    """Stamps of all runs: what they share, and each run's options."""
+    stamps = {
+        path.parent.parent.name: json.loads(path.read_text())
+        for path in sorted(RUNS.glob("*/decode/run.json"))
+    }
+    first = next(iter(stamps.values()))
+    shared = {key: first[key] for key in ("model", "dtype", "python", "machine", "gpu", "versions")}
+    return {**shared, **{name: stamp["config"] for name, stamp in stamps.items()}}
+
+
+def main() -> int:
+    """Write ``reports/index.html``."""
+    runs = read_table(RESULTS / "collected.parquet")
+    sections = [
+        picture("fig01_pairs", "Figure 1: AR beside PJD, same prompts and seeds"),
+        table("table1_main", "Table 1: main result"),
+        picture("fig06_context_tokens", "Figure 6: context tokens c"),
+    ]
+    ran = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(json.dumps(value))}</td></tr>"
+        for name, value in provenance().items()
+    )
+    page = PAGE.format(
+        summary=html.escape(summary(runs)),
+        sections="\n".join(sections),
+        ran=f"<table>{ran}</table>",
+    )
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    path: Path = REPORTS / "index.html"
+    path.write_text(page)
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
