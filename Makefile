@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM ?= false
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reproduce test smoke lint format clean
+.PHONY: help env data reproduce train test smoke lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,12 @@ data: $(VENV)/stamp ## check out the data and weights that ship with the reposit
 reproduce: data ## run the whole pipeline, from the data to the report
 	$(BIN)/dvc repro
 	@echo "The report: $(CURDIR)/reports/index.html"
+
+NAME ?= emoji-64
+DEVICE ?= cpu
+train: data ## train an embedded model from the corpus: NAME=emoji-96 DEVICE=cuda; resumes
+	$(BIN)/python -m pjd.notebook notebooks/02_train.ipynb reports/notebooks/train-$(NAME).html \
+		'{name: $(NAME), device: $(DEVICE)}'
 
 # --- the code ---
 

@@ -29,7 +29,7 @@ PROMPT_SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}
 def folder(path: Path) -> Iterator[Path]:
     """A folder that appears at ``path`` whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
     try:
         yield partial
         shutil.rmtree(path, ignore_errors=True)

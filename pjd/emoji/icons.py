@@ -44,11 +44,11 @@ class Icons:
             rows = [torch.tensor(words.ids(text)) for text in texts]
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
+        # torch.tensor, unlike from_numpy, puts them on the default device, as all of training is.
+        grounds = np.stack([corpus.background(name, size) for name in corpus.BACKGROUNDS])
         return cls(
-            pixels=torch.from_numpy(pixels),
-            backgrounds=torch.from_numpy(
-                np.stack([corpus.background(name, size) for name in corpus.BACKGROUNDS])
-            ),
+            pixels=torch.tensor(pixels),
+            backgrounds=torch.tensor(grounds),
             names=ids(list(table.name)),
             styles=ids(list(table["style"])),
             background_names=ids([f"on {name}" for name in corpus.BACKGROUNDS]),

@@ -30,7 +30,8 @@ class Training:
         checkpoint: file that the run saves to every ``save_every`` seconds and resumes from.
         warmup: steps of linear warm-up.
         decay: share of the steps, at the end, over which the rate falls to zero.
-        average: decay of the exponential moving average of the weights.
+        average: decay of the exponential moving average of the weights; its memory, about
+            1 / (1 - average) steps, should be short against ``steps``.
         save_every: seconds between checkpoints.
     """
 
@@ -40,7 +41,7 @@ class Training:
     checkpoint: Path
     warmup: int = 100
     decay: float = 0.3
-    average: float = 0.999
+    average: float = 0.99
     save_every: float = 180.0
     done: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -277,8 +278,9 @@ def train_transformer(
         tokens = tokenizer.encode(source.images(rows, backgrounds, offset)).flatten(1)
         captions = source.captions(rows, backgrounds, drop=learn)
         unconditional = torch.rand(count) < (0.1 if learn else 0.0)
-        logits = forward(words(captions), captions > 0, unconditional, tokens)
-        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+        with torch.autocast("cuda", torch.bfloat16, enabled=tokens.is_cuda):
+            logits = forward(words(captions), captions > 0, unconditional, tokens)
+        return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
     def loss() -> Tensor:
         return nats(forward, words, icons, torch.randint(len(icons), (batch,)), learn=True)

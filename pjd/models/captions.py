@@ -32,8 +32,8 @@ class Words:
         return re.findall(r"\w+", text.lower())
 
     def ids(self, text: str) -> list[int]:
-        """Ids of the words of ``text``."""
-        return [self.index.get(word, self.unknown) for word in self.split(text)]
+        """Ids of the words of ``text``; a text without words is one unknown word."""
+        return [self.index.get(word, self.unknown) for word in self.split(text)] or [self.unknown]
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of ``text`` that the vocabulary lacks."""

@@ -1,6 +1,7 @@
 """The embedded models: LlamaGen architecture, word captions, emoji."""
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,7 +50,19 @@ class EmojiModel:
         return self
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
-        """Embed the captions, and as many unconditional ones if ``guided``."""
+        """Embed the captions, and as many unconditional ones if ``guided``.
+
+        Warns of words that the vocabulary lacks, and of captions too long for the prefix.
+        """
+        for prompt in prompts:
+            unknown = self.words.unknown_words(prompt)
+            if unknown:
+                warnings.warn(
+                    f"{prompt!r}: {self.name} knows no {', '.join(unknown)}", stacklevel=2
+                )
+            if len(self.words.split(prompt)) > self.words.length:
+                kept = f"only its last {self.words.length} words are used"
+                warnings.warn(f"{prompt[:60]!r}...: {kept}", stacklevel=2)
         ids = self.words.encode(prompts).to(self.device)
         mask = ids > 0
         branches = 2 if guided else 1

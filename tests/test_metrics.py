@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model
+
+from pjd.engine import Engine
+from pjd.generate import generate
+from pjd.methods import configure
+from pjd.metrics import bootstrap, flat_codes, frechet, log_likelihood
+
+PROMPTS = ["cat", "red dog"]
+
+
+def test_log_likelihood_is_that_of_the_decoder_itself():
+    # The distributions that AR draws from, one forward a code, against one teacher-forced forward.
+    model = tiny_model(grid=3, vocabulary=5)
+    config = configure("ar", guidance=2.0, temperature=0.7)
+    engine = Engine(model, config, PROMPTS, torch.arange(2))
+    seen = []
+    predict = engine.predict
+
+    def listen(*arguments):
+        seen.append(predict(*arguments))
+        return seen[-1]
+
+    engine.predict = listen
+    tokens = engine.run().tokens
+    drawn = torch.stack([p[:, 0, 0] for p in seen], dim=1).gather(2, tokens[..., None]).squeeze(-1)
+    nats, outside = log_likelihood(model, PROMPTS, tokens, 2.0, 0.7, top_k=1)
+    torch.testing.assert_close(nats, drawn.log(), atol=1e-4, rtol=1e-4)
+    likeliest = torch.stack([p[:, 0, 0] for p in seen], dim=1).argmax(-1)
+    assert torch.equal(outside, tokens != likeliest)
+
+
+def test_greedy_codes_are_likelier_than_sampled_ones(model):
+    prompts = PROMPTS * 8
+    greedy = generate(model, prompts, "ar", temperature=0).tokens
+    sampled = generate(model, prompts, "ar").tokens
+    first, _ = log_likelihood(model, prompts, greedy, 1.0, 1.0)
+    second, _ = log_likelihood(model, prompts, sampled, 1.0, 1.0)
+    assert first.mean() > second.mean()
+
+
+def test_bootstrap_interval_holds_the_mean():
+    values = np.random.default_rng(0).normal(3.0, 1.0, 400)
+    interval = bootstrap(values)
+    assert interval.low < values.mean() < interval.high
+    assert interval.high - interval.low == pytest.approx(4 / 400**0.5, rel=0.2)
+    assert bootstrap(values) == interval
+
+
+def test_frechet_distance_of_shifted_sets():
+    points = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    assert frechet(points, points) == pytest.approx(0, abs=1e-4)
+    assert frechet(points, points + 2) == pytest.approx(4 * 2**2, rel=1e-3)
+
+
+def test_flat_codes():
+    images = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    images[0, 0, 7] = 100
+    assert flat_codes(images, 4).tolist() == [[True, False, True, True]]
+
+
+def test_tested_drafts_match_the_trace(model):
+    trace = generate(model, PROMPTS, "pjd", context=2, seed=4).trace
+    accepted, rejected = trace.tested
+    assert torch.equal(accepted.sum(1), trace.accepted.long().sum((0, 2)))
+    assert accepted.max() <= 1
+    windows_cut_short = (trace.accepted < trace.drafted).sum((0, 2))
+    assert torch.equal(rejected.sum(1), windows_cut_short)
+
+
+def test_strange_prompts_are_decoded(model):
+    with pytest.warns(UserWarning, match="knows no"):
+        result = generate(model, ["!!!", "x" * 2000, "gato\nrojo", "\u0642\u0637\u0629"], "pjd")
+    assert result.tokens.shape == (4, 36)

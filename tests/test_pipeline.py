@@ -1,0 +1,119 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import papermill
+import pytest
+import yaml
+
+from pjd.config import DecodeConfig
+from pjd.notebook import NotebookError
+from pjd.notebook import run as run_notebook
+from pjd.paths import ROOT
+
+
+def stages(folder: Path = ROOT) -> dict[str, str]:
+    """Commands of all stages, by name, as DVC resolves them."""
+    from dvc.repo import Repo
+
+    return {stage.addressing: stage.cmd for stage in Repo(folder).index.stages if stage.cmd}
+
+
+def calls() -> list[tuple[str, Path, dict]]:
+    """(stage, notebook, parameters) of every stage that runs a notebook."""
+    found = []
+    for name, command in stages().items():
+        words = command.split(maxsplit=5)
+        if words[:3] == ["python", "-m", "pjd.notebook"]:
+            parameters = yaml.safe_load(words[5].strip("'")) if len(words) > 5 else {}
+            found.append((name, ROOT / words[3], parameters))
+    return found
+
+
+def test_every_parameter_passed_is_one_the_notebook_has():
+    found = calls()
+    assert len(found) >= 10
+    for stage, notebook, parameters in found:
+        known = set(papermill.inspect_notebook(str(notebook)))
+        assert set(parameters) <= known, stage
+
+
+def test_the_decode_notebook_and_the_config_agree():
+    known = set(papermill.inspect_notebook(str(ROOT / "notebooks" / "03_decode.ipynb")))
+    own = {"run", "model", "images", "batch_size", "device", "threads"}
+    # Of the config, a method's own choices are not parameters of a run.
+    assert known - own <= DecodeConfig.names()
+    assert DecodeConfig.names() - known <= {"view", "mask", "resample"}
+
+
+def test_parameters_arrive_typed():
+    decode = next(p for stage, _, p in calls() if stage == "decode-context@4")
+    assert isinstance(decode["context"], int)
+    assert isinstance(decode["guidance"], float)
+    assert isinstance(decode["top_k"], int)
+
+
+def test_a_misspelt_parameter_is_an_error(tmp_path):
+    notebook = ROOT / "notebooks" / "03_decode.ipynb"
+    with pytest.raises(NotebookError, match="no parameter 'contxt'"):
+        run_notebook(notebook, tmp_path / "x.html", {"contxt": 4})
+    assert not list(tmp_path.iterdir())
+
+
+def copy_of_the_project(folder: Path, profile: str) -> None:
+    """What git knows or would add, with the parameters of ``profile`` laid over."""
+    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("dvcstore/"):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+    overlay(folder, yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text()))
+    (folder / ".dvc" / "config.local").write_text(
+        f"['remote \"store\"']\n    url = {ROOT / 'dvcstore'}\n"
+    )
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+
+
+def overlay(folder: Path, values: dict) -> None:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PJD_SMOKE": "1"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
+    folder = tmp_path / "project"
+    copy_of_the_project(folder, "smoke")
+    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    dvc(folder, "repro")
+    table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
+    assert list(table.index) == ["ar", "ar-repeat", "sjd", "context-4", "context-16"]
+    assert (table.steps["ar"] == table.steps["ar-repeat"]) and table.compression["ar"] == 1
+    assert table.steps["sjd"] < table.steps["ar"]
+    assert table.steps["context-4"] < table.steps["context-16"]
+    assert table.gap["ar"] == 0
+    assert table[["gap", "frechet_real", "nats"]].notna().all().all()
+    report = (folder / "reports" / "index.html").read_text()
+    assert report.count("data:image/png") >= 2 and "Table 1" in report
+    for name in ("fig01_pairs", "fig06_context_tokens"):
+        assert (folder / "figures" / name / f"{name}.png").stat().st_size > 10_000
+
+    assert "up to date" in dvc(folder, "repro")
+    # Another value of the sweep: its own two stages, the table, the figures and the report.
+    overlay(folder, {"contexts": [4, 8]})
+    dry = dvc(folder, "repro", "--dry")
+    ran = {line.split("'")[1] for line in dry.splitlines() if line.startswith("Running stage")}
+    figures = {f"figure@{name}" for name in ("fig01_pairs", "fig06_context_tokens", "table1_main")}
+    assert ran == {"decode-context@8", "evaluate-context@8", "collect", "report", *figures}
