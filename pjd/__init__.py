@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 # Imported when first used: `import pjd` and the command line must not wait for torch.
 _PUBLIC = {
     "load": "pjd.models.registry",
-    "generate": "pjd.generate",
-    "Result": "pjd.generate",
+    "generate": "pjd.generation",
+    "Result": "pjd.generation",
     "DecodeConfig": "pjd.config",
     "ParameterError": "pjd.config",
     "configure": "pjd.methods",

@@ -56,7 +56,7 @@ def generate(
     # Whatever is wrong fails here, before torch is imported and a model is loaded.
     configure(method, **options)
     resolve(model)
-    from pjd.generate import generate as run
+    from pjd.generation import generate as run
     from pjd.models.registry import load
 
     result = run(load(model), prompts, method, progress=True, **options)

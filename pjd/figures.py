@@ -57,7 +57,11 @@ def image_rows(
     """
     columns = len(titles)
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.55 * columns, 1.75 * len(rows)), squeeze=False
+        len(rows),
+        columns,
+        figsize=(1.6 * columns, 1.95 * len(rows)),
+        squeeze=False,
+        layout="constrained",
     )
     for line, (label, images) in zip(axes, rows.items(), strict=True):
         for place, (axis, image) in enumerate(zip(line, images, strict=True)):
@@ -70,8 +74,13 @@ def image_rows(
                 axis.set_ylabel(label, fontsize=10)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=7.5)
-    figure.tight_layout(h_pad=0.4, w_pad=0.3)
     return figure
+
+
+def label(run: str) -> str:
+    """What a reader calls the run ``run`` of the pipeline."""
+    names = {"ar": "AR", "ar-repeat": "AR, other seeds", "sjd": "SJD"}
+    return names.get(run, run.replace("context-", "PJD c="))
 
 
 def interval_line(axis: Axes, table: pd.DataFrame, x: str, y: str, **style: object) -> None:

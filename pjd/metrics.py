@@ -90,7 +90,8 @@ def log_likelihood(
 def flat_codes(images: Tensor, reduction: int) -> Tensor:
     """Which codes stand for flat patches: bool [images, R * C].
 
-    A patch is flat if no channel of it varies by more than 8 of 255.
+    A patch is flat if no channel of it varies by more than 24 of 255: of decoded patches whose
+    original is flat nine in ten vary less, of others nine in ten more.
 
     Args:
         images: uint8 [images, H, W, 3].
@@ -98,7 +99,7 @@ def flat_codes(images: Tensor, reduction: int) -> Tensor:
     """
     patches = images.unflatten(2, (-1, reduction)).unflatten(1, (-1, reduction)).int()
     spread = patches.amax((2, 4)) - patches.amin((2, 4))
-    return (spread.amax(-1) <= 8).flatten(1)
+    return (spread.amax(-1) <= 24).flatten(1)
 
 
 class Lite0(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, REPORTS, RESULTS, RUNS
 from pjd.runs import read_table
 
@@ -31,6 +32,8 @@ th:first-child, td:first-child {{ text-align: left; }}
 {sections}
 <h2>What ran</h2>
 <div class="wide">{ran}</div>
+<h2>Credits</h2>
+<p>{credits}</p>
 </body></html>
 """
 
@@ -74,6 +77,15 @@ def summary(runs: pd.DataFrame) -> str:
     )
 
 
+def credits() -> str:
+    """Whose pictures the embedded model learned from."""
+    sources = "; ".join(f"{source.attribution} ({source.licence})" for source in SETS)
+    return (
+        f"The model was trained on {sources}; pictures in the style openmoji are adapted from "
+        "OpenMoji and shared under CC-BY-SA-4.0. All sets were rasterised and laid on backgrounds."
+    )
+
+
 def provenance() -> dict[str, Any]:
     """Stamps of all runs: what they share, and each run's options."""
     stamps = {
@@ -101,6 +113,7 @@ def main() -> int:
         summary=html.escape(summary(runs)),
         sections="\n".join(sections),
         ran=f"<table>{ran}</table>",
+        credits=html.escape(credits()),
     )
     REPORTS.mkdir(parents=True, exist_ok=True)
     path: Path = REPORTS / "index.html"

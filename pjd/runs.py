@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from pjd.config import DecodeConfig
-from pjd.generate import Result
+from pjd.generation import Result
 from pjd.paths import DATA, ROOT, RUNS, TIMINGS
 
 PROMPT_SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}

@@ -6,7 +6,7 @@ from tiny import tiny_model
 
 from pjd.engine import Engine
 from pjd.front import wavefront_steps
-from pjd.generate import generate
+from pjd.generation import generate
 from pjd.methods import configure
 from pjd.metrics import log_likelihood
 

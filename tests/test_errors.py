@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pjd.config import ParameterError
-from pjd.generate import generate
+from pjd.generation import generate
 from pjd.methods import configure
 from pjd.models import emoji
 from pjd.models.registry import resolve

@@ -4,7 +4,7 @@ import torch
 from tiny import tiny_model
 
 from pjd.engine import Engine
-from pjd.generate import generate
+from pjd.generation import generate
 from pjd.methods import configure
 from pjd.metrics import bootstrap, flat_codes, frechet, log_likelihood
 

@@ -321,7 +321,7 @@ def load(path: Path) -> pd.DataFrame:
         )
     try:
         return pd.read_parquet(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run `dvc pull`") from error
 
 

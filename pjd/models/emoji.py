@@ -110,6 +110,7 @@ def save(model: EmojiModel, folder: Path) -> None:
     }
     tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
     save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)
     description = {
         "transformer": asdict(model.transformer.config),
         "sampling": model.sampling,
