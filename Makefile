@@ -73,9 +73,10 @@ reproduce: data ## run the whole pipeline, from the data to the report
 
 NAME ?= emoji-64
 DEVICE ?= cpu
-train: data ## train an embedded model from the corpus: NAME=emoji-96 DEVICE=cuda; resumes
+START ?= null
+train: data ## train an embedded model: NAME=emoji-96 DEVICE=cuda START=emoji-64; resumes
 	$(BIN)/python -m pjd.notebook notebooks/02_train.ipynb reports/notebooks/train-$(NAME).html \
-		'{name: $(NAME), device: $(DEVICE)}'
+		'{name: $(NAME), device: $(DEVICE), start: $(START)}'
 
 # --- the code ---
 
