@@ -85,7 +85,7 @@ def overlay(folder: Path, values: dict) -> None:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PJD_SMOKE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
