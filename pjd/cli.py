@@ -52,7 +52,6 @@ def generate(
         "top_p": top_p,
         "seed": seed,
     }
-    options = {name: value for name, value in options.items() if value is not None}
     # Whatever is wrong fails here, before torch is imported and a model is loaded.
     configure(method, **options)
     resolve(model)

@@ -78,7 +78,9 @@ def generate(
         ParameterError: before anything is computed, if an option or a prompt is not allowed.
     """
     check_integer("batch_size", batch_size, 1)
-    config = configure(method, **{**model.sampling, **options})
+    # None stands for "not given": it must not hide the model's own default.
+    given = {name: value for name, value in options.items() if value is not None}
+    config = configure(method, **{**model.sampling, **given})
     check(config, model, prompts)
     parts = []
     with tqdm(

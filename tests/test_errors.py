@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import tiny_model
 
 from pjd.config import ParameterError
 from pjd.generation import generate
@@ -54,6 +55,13 @@ def test_bad_input_fails_before_anything_is_computed(model, prompts, options, me
     with pytest.raises(ParameterError) as error:
         generate(model, prompts, "pjd", **options)
     assert message in str(error.value)
+
+
+def test_none_leaves_the_models_own_default():
+    guided = tiny_model(grid=3, vocabulary=5)
+    guided.sampling = {"guidance": 2.0}
+    assert generate(guided, ["cat"], "ar", guidance=None).config.guidance == 2.0
+    assert generate(guided, ["cat"], "ar", guidance=1.5).config.guidance == 1.5
 
 
 @pytest.mark.parametrize(
