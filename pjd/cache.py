@@ -1,5 +1,7 @@
 """The slot KV cache: a slot is a place in the sequence, written whatever the order of decoding."""
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -34,8 +36,15 @@ class SlotCache:
         shape = (layers, batch, heads, slots, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.batch = torch.arange(batch, device=device)[:, None]
+        self.sequence = torch.arange(batch, device=device)[:, None]
         self.slots: Tensor | None = None
+
+    def take(self, kept: Tensor) -> "SlotCache":
+        """A cache of the sequences at ``kept`` int64 [fewer] alone."""
+        cache = copy(self)
+        cache.keys, cache.values = self.keys[:, kept], self.values[:, kept]
+        cache.sequence = self.sequence[: len(kept)]
+        return cache
 
     def at(self, slots: Tensor) -> "SlotCache":
         """Aim the next forward at ``slots`` int64 [batch, length]; returns the cache itself."""
@@ -49,6 +58,6 @@ class SlotCache:
             All keys and values of the layer, [batch, heads, slots, head_dim].
         """
         keys, values = self.keys[layer], self.values[layer]
-        keys[self.batch, :, self.slots] = key.transpose(1, 2)
-        values[self.batch, :, self.slots] = value.transpose(1, 2)
+        keys[self.sequence, :, self.slots] = key.transpose(1, 2)
+        values[self.sequence, :, self.slots] = value.transpose(1, 2)
         return keys, values

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 
 from pjd.emoji import corpus
-from pjd.emoji.tokenizer import psnr
+from pjd.generation import pixels
 from pjd.metrics import bootstrap, features, flat_codes, frechet, log_likelihood
-from pjd.models.base import ImageModel
 from pjd.models.emoji import EmojiModel
+from pjd.models.tokenizer import psnr
 from pjd.paths import DATA
 from pjd.runs import codes, folder, read_table, write_json
 
@@ -30,8 +30,8 @@ def evaluate(path: Path, model: EmojiModel, top_k: int) -> None:
     nats, outside = log_likelihood(
         model, list(images.prompt), tokens, config["guidance"], config["temperature"], top_k
     )
-    pixels = pixels_of(model, tokens)
-    flat = flat_codes(pixels, model.tokenizer.reduction)
+    decoded = pixels(model, tokens)
+    flat = flat_codes(decoded, model.tokenizer.reduction)
     with folder(path / "evaluate") as partial:
         table = images[["prompt", "group"]].assign(
             log_likelihood=nats.double().mean(1).numpy(),
@@ -44,12 +44,7 @@ def evaluate(path: Path, model: EmojiModel, top_k: int) -> None:
             },
         )
         table.to_parquet(partial / "images.parquet", index=False)
-        np.save(partial / "features.npy", features(pixels).numpy())
-
-
-def pixels_of(model: ImageModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Pixels uint8 [images, H, W, 3] of image codes int64 [images, R * C]."""
-    return torch.cat([model.decode(part.to(model.device)).cpu() for part in tokens.split(64)])
+        np.save(partial / "features.npy", features(decoded).numpy())
 
 
 def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: float) -> None:
@@ -66,18 +61,18 @@ def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: 
         rgba = corpus.resize(corpus.decode(icons.image[name, style]), size)
         return corpus.composite(rgba, corpus.background(ground.removeprefix("on "), size))
 
-    pixels = torch.from_numpy(np.stack([picture(prompt) for prompt in table.prompt]))
-    tokens = torch.cat([model.tokenizer.encode(part).flatten(1) for part in pixels.split(64)])
+    pictured = torch.from_numpy(np.stack([picture(prompt) for prompt in table.prompt]))
+    tokens = torch.cat([model.tokenizer.encode(part).flatten(1) for part in pictured.split(64)])
     listed = list(table.prompt)
     guided, _ = log_likelihood(model, listed, tokens, guidance, 1.0)
     plain, _ = log_likelihood(model, listed, tokens, 1.0, 1.0)
     measured = table[["group"]].assign(
         nats_guided=-guided.double().mean(1).numpy(),
         nats=-plain.double().mean(1).numpy(),
-        psnr=psnr(pixels_of(model, tokens), pixels).double().numpy(),
+        psnr=psnr(pixels(model, tokens), pictured).double().numpy(),
     )
     with folder(path) as partial:
-        np.save(partial / "features.npy", features(pixels).numpy())
+        np.save(partial / "features.npy", features(pictured).numpy())
         by_group = measured.groupby("group").mean().to_dict()
         write_json(partial / "real.json", {"model": model.name, **by_group})
 

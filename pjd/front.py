@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pjd.config import DecodeConfig
+
 
 class Band(NamedTuple):
     """The active rows of one iteration, in lanes from the top-most unfinished row down.
@@ -12,21 +14,18 @@ class Band(NamedTuple):
     Attributes:
         row: int64 [batch, lanes]; the row of a lane, R where there is none.
         start: int64 [batch, lanes]; codes the row had committed when the iteration began.
-        drafts: int64 [batch, lanes]; drafts to feed after them, at most window - 1.
-        room: int64 [batch, lanes]; most codes the row may commit, 0 in a lane that is idle.
-        resample: bool [batch, lanes]; whether the row may commit a resampled token.
+        active: bool [batch, lanes]; lanes that take part.
+        drafts: int64 [batch, lanes]; drafts to test after them, at most the window.
+        room: int64 [batch, lanes]; most codes the row may commit.
+        resample: bool [batch, lanes]; whether the row may commit a token drawn anew.
     """
 
     row: Tensor
     start: Tensor
+    active: Tensor
     drafts: Tensor
     room: Tensor
     resample: Tensor
-
-    @property
-    def active(self) -> Tensor:
-        """Bool [batch, lanes]: lanes that take part."""
-        return self.room > 0
 
     def first(self, lanes: int) -> "Band":
         """The first ``lanes`` lanes."""
@@ -34,7 +33,12 @@ class Band(NamedTuple):
 
 
 def band(
-    committed: Tensor, columns: int, lanes: int, window: int, context: int, every_row: bool
+    committed: Tensor,
+    drafted: Tensor,
+    columns: int,
+    lanes: int,
+    context: int,
+    config: DecodeConfig,
 ) -> Band:
     """Lay the band over the rows (paper section 3; METHODS 7.1, steps 1 and 2).
 
@@ -42,25 +46,61 @@ def band(
 
     Args:
         committed: int64 [batch, R + 1], codes committed a row; the last entry is padding.
+        drafted: int64 [batch, R + 1], drafts that each row has kept.
         columns: codes C of a row.
         lanes: most rows active at once.
-        window: positions predicted a row.
         context: codes the row above must have, at most C.
-        every_row: whether rows below the top-most may commit a resampled token.
+        config: the method's choices.
     """
-    count = committed.shape[1] - 1
+    count, window = committed.shape[1] - 1, config.window
     top = (committed[:, :-1] == columns).sum(1, keepdim=True)
-    row = top + torch.arange(lanes, device=committed.device)
-    exists = row < count
-    row = torch.where(exists, row, count)
+    lane = torch.arange(lanes, device=committed.device)
+    row = torch.where(top + lane < count, top + lane, count)
     start = committed.gather(1, row)
     above = torch.where(row > 0, committed.gather(1, (row - 1).clamp(min=0)), columns)
-    room = torch.where(exists & (above >= context), above - start, 0)
-    resample = (room > 0) & (every_row | (row == top))
-    # A row that may resample fills its last place with the resampled token, the others with a
-    # draft.
-    drafts = (room - resample.long()).clamp(0, window - 1)
-    return Band(row, start, drafts, room, resample)
+    started = (row < count) & (above >= context)
+    limit = above if config.lag == "at-start" else staircase(row, start, columns, context)
+    room = torch.where(started, (limit - start).clamp(min=0), 0)
+    resample = (room > 0) & ((config.resample == "every-row") | (row == top))
+    # A row that may resample fills its last place with the token drawn anew, others with a draft.
+    spared = resample.long()
+    drafts = torch.minimum(room - spared, window - spared)
+    active = room > 0
+    if config.reach == "inside-gap":
+        drafts = (room - 1).clamp(max=window - 1)
+    elif config.reach == "window":
+        drafts = torch.minimum(columns - start - 1, window - spared)
+        active = started
+    drafts = torch.where(active, drafts, 0).clamp(min=0)
+    if config.start == "adaptive":
+        # The row's first code is tested against a later view before the row may start.
+        waiting = active & (start == 0) & (above < columns)
+        room = torch.where(waiting, 1, room)
+        resample = resample & ~waiting
+        drafts = torch.where(waiting, drafted.gather(1, row).clamp(max=1), drafts)
+    return Band(row, start, active, drafts, room, resample)
+
+
+def staircase(row: Tensor, start: Tensor, columns: int, context: int) -> Tensor:
+    """Codes each lane may have at most so that every one keeps its distance (METHODS 6.7).
+
+    The code at column j waits for columns before j + k * c of the k-th row above, for every k.
+
+    Args:
+        row: int64 [batch, lanes].
+        start: int64 [batch, lanes], codes committed.
+        columns: codes C of a row.
+        context: the distance c.
+
+    Returns:
+        int64 [batch, lanes].
+    """
+    lane = torch.arange(row.shape[1], device=row.device) * context
+    never = torch.iinfo(row.dtype).max // 2
+    # A complete row bars nobody.
+    furthest = torch.where(start == columns, never, start + lane)
+    furthest = torch.cat([torch.full_like(row[:, :1], never), furthest[:, :-1]], dim=1)
+    return (furthest.cummin(1).values - lane + 1).clamp(max=columns)
 
 
 def wavefront_steps(rows: int, columns: int, context: int) -> int:

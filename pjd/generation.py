@@ -102,12 +102,14 @@ def generate(
     )
 
 
+def pixels(model: ImageModel, tokens: Tensor, batch_size: int = 64) -> Tensor:
+    """Pixels uint8 [images, H, W, 3], on the CPU, of image codes int64 [images, R * C]."""
+    parts = tokens.to(model.device).split(batch_size)
+    return torch.cat([model.decode(part).cpu() for part in parts])
+
+
 def pictures(model: ImageModel, tokens: Tensor, batch_size: int = 64) -> "list[Image]":
     """PIL images of image codes int64 [images, R * C]."""
     from PIL import Image
 
-    return [
-        Image.fromarray(pixels.numpy())
-        for part in tokens.to(model.device).split(batch_size)
-        for pixels in model.decode(part).cpu()
-    ]
+    return [Image.fromarray(image.numpy()) for image in pixels(model, tokens, batch_size)]

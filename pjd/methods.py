@@ -4,22 +4,63 @@ from typing import Any
 
 from pjd.config import DecodeConfig, ParameterError, check_choice
 
+PAPER = {"view": "rows", "window": 8, "context": 4, "resample": "top-row"}
+"""Parallel Jacobi Decoding, arXiv 2606.05703: only the top row commits by resampling."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     # Vanilla autoregressive decoding: one position a forward, sampled and committed.
     "ar": {"view": "raster", "window": 1},
-    # Speculative Jacobi Decoding, arXiv 2410.01699: the residual commits one token at least.
+    # Fixed-point iteration: a draft is kept if it is drawn again under the same noise. With the
+    # same noise, `ar` gives the same tokens, greedy or not.
+    "jacobi": {"view": "raster", "window": 16, "accept": "match", "redraft": "gumbel"},
+    # Speculative Jacobi Decoding, arXiv 2410.01699.
     "sjd": {"view": "raster", "window": 16},
-    # Parallel Jacobi Decoding, arXiv 2606.05703: the top row alone commits by resampling.
-    "pjd": {"view": "rows", "window": 8, "context": 4, "resample": "top-row"},
+    # Maximal coupling, arXiv 2510.24211: drafts change as little as their distributions.
+    "mc-sjd": {"view": "raster", "window": 32, "redraft": "coupled"},
+    # Grouped Speculative Decoding, arXiv 2508.07747.
+    "gsd": {"view": "raster", "window": 16, "accept": "group", "group": 10},
+    # ZipAR, arXiv 2412.04062: a wavefront, and no drafts.
+    "zipar": {"view": "rows", "window": 1, "context": 4},
+    "zipar-adaptive": {
+        "view": "rows",
+        "window": 1,
+        "context": 4,
+        "start": "adaptive",
+        "redraft": "coupled",
+    },
+    "pjd": PAPER,
     # The paper's mask ablation: drafts of other rows are seen.
-    "pjd-nomask": {
+    "pjd-nomask": {**PAPER, "mask": "none"},
+    # What the authors' released code does, as we read it, defects included (METHODS 3).
+    "pjd-released": {
+        **PAPER,
+        "mask": "released",
+        "redraft": "threshold",
+        "reach": "inside-gap",
+        "finish": "released",
+    },
+    # Ours: every row commits its residual, coupled drafts reach past the gap, and a better
+    # stand-in (METHODS 6.1, 6.5, 7.1 and 8).
+    "pjd-plus": {
         "view": "rows",
         "window": 8,
         "context": 4,
-        "resample": "top-row",
-        "mask": "none",
+        "redraft": "coupled",
+        "reach": "window",
+        "stand_in": "last-column",
+    },
+    # Ours: every code keeps its distance, so that the target M_c is one fixed model (METHODS 6.7).
+    "pjd-staircase": {
+        "view": "rows",
+        "window": 8,
+        "context": 4,
+        "lag": "fixed",
+        "redraft": "coupled",
+        "reach": "window",
+        "stand_in": "last-column",
     },
 }
+"""Methods by name. A new one is a new entry; see docs/adding_a_decoder.md."""
 
 
 def configure(method: str, **options: Any) -> DecodeConfig:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pjd.mask import causal
 from pjd.models.base import ImageModel
 from pjd.sampling import guide
 
@@ -19,10 +20,6 @@ class Interval:
     mean: float
     low: float
     high: float
-
-    def __str__(self) -> str:
-        """Mean and interval, three decimals."""
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def bootstrap(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
@@ -71,12 +68,10 @@ def log_likelihood(
         branches = 2 if guided else 1
         image = model.embed(codes[:, :-1]).repeat(branches, 1, 1)
         x = torch.cat([prompt.embeddings, image], dim=1)
-        place = torch.arange(x.shape[1], device=x.device)
-        shown = F.pad(prompt.mask, (0, image.shape[1]), value=True)[:, None]
-        mask = (shown & (place <= place[:, None])) | (place == place[:, None])
+        mask = causal(F.pad(prompt.mask, (0, image.shape[1]), value=True), x.shape[1])
         after = torch.arange(1, image.shape[1] + 1, device=x.device)
         positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + after], dim=1)
-        logits = model.forward(x, positions, mask[:, None])[:, prompt.mask.shape[1] - 1 :]
+        logits = model.forward(x, positions, mask)[:, prompt.mask.shape[1] - 1 :]
         if guided:
             logits = guide(logits, guidance)
         logits = logits.float() / (temperature or 1.0)

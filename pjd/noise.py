@@ -7,8 +7,8 @@ another image could advance.
 import torch
 from torch import Tensor
 
-COIN, TOKEN, DRAFT = 1, 2, 3
-"""Streams: verification coins, sampled tokens, initial drafts."""
+COIN, TOKEN, DRAFT, FIXED = 1, 2, 3, 4
+"""Streams: verification coins, sampled tokens, initial drafts, fixed noise of a position."""
 
 
 def _mix(x: Tensor) -> Tensor:

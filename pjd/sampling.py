@@ -66,3 +66,20 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     below = torch.nextafter(total, torch.zeros_like(total))
     point = torch.minimum(uniform[..., None] * total, below)
     return torch.searchsorted(mass, point, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
+
+
+def race(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw a token from ``weights`` by Gumbel-max: equal noise and close weights, equal tokens.
+
+    Written as a race: the token whose exponential waiting time, over its weight, is shortest.
+
+    Args:
+        weights: non-negative [..., vocabulary] with a positive sum.
+        uniform: [..., vocabulary] in [0, 1), multiples of 2**-24.
+
+    Returns:
+        int64 [...]; a token of zero weight is never drawn.
+    """
+    # The middle of each cell of the grid of numbers: never 0, and never 1.
+    waiting = -torch.log1p(-(uniform + 2.0**-25).clamp(max=1 - 2.0**-24))
+    return (weights / waiting).argmax(-1)

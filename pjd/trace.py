@@ -9,64 +9,112 @@ from torch import Tensor
 from pjd.front import Band
 from pjd.verify import Verdict
 
+COUNTS = ("committed", "drafted", "accepted", "fed", "blocked", "rejected")
+"""Fields of a trace that have one entry an iteration and image."""
+
 
 @dataclass
 class Trace:
     """Record of a batch, in the rows of the decoder's own view of the image.
 
     Attributes:
+        columns: codes (and forced tokens) C of a row.
         committed: int16 [iterations, batch, rows]; tokens committed after the iteration.
         drafted: int16 [iterations, batch, rows]; drafts verified in it.
         accepted: int16 [iterations, batch, rows]; of those, accepted.
         fed: int16 [iterations, batch]; tokens fed to the model.
+        blocked: int16 [iterations, batch]; rows that committed all they might and were kept from
+            more by the row above.
+        rejected: int16 [iterations, batch]; rows that were stopped by a rejected draft.
+        variation: float32 [batch, window]; total variation between a draft's distribution and the
+            one it is tested against, summed over the drafts at each depth.
     """
 
+    columns: int
     committed: Tensor
     drafted: Tensor
     accepted: Tensor
     fed: Tensor
+    blocked: Tensor
+    rejected: Tensor
+    variation: Tensor
 
     @classmethod
-    def empty(cls, iterations: int, batch: int, rows: int, device: torch.device) -> "Trace":
-        """Allocate for at most ``iterations``."""
-        shape = (iterations, batch, rows)
-        tensors = [torch.zeros(shape, dtype=torch.int16, device=device) for _ in range(3)]
-        fed = torch.zeros(shape[:2], dtype=torch.int16, device=device)
-        return cls(*tensors, fed)
+    def empty(
+        cls, columns: int, batch: int, rows: int, window: int, device: torch.device
+    ) -> "Trace":
+        """Allocate for as many iterations as there can be; what is not recorded is complete."""
+        shape = (rows * columns, batch)
+        zeros = torch.zeros(*shape, rows, dtype=torch.int16, device=device)
+        return cls(
+            columns,
+            torch.full_like(zeros, columns),
+            zeros,
+            zeros.clone(),
+            *(torch.zeros(shape, dtype=torch.int16, device=device) for _ in range(3)),
+            torch.zeros(batch, window, device=device),
+        )
 
     def record(
-        self, iteration: int, committed: Tensor, lanes: Band, valid: Tensor, verdict: Verdict
+        self,
+        iteration: int,
+        images: Tensor,
+        committed: Tensor,
+        lanes: Band,
+        valid: Tensor,
+        verdict: Verdict,
     ) -> None:
-        """Write one iteration."""
+        """Write one iteration of ``images`` int64 [fewer]."""
         blank = torch.zeros_like(committed)
         drafts = torch.where(lanes.active, lanes.drafts, 0)
         accepted = torch.where(lanes.active, verdict.accepted, 0)
-        self.committed[iteration] = committed[:, :-1].to(torch.int16)
-        self.drafted[iteration] = blank.scatter(1, lanes.row, drafts)[:, :-1].to(torch.int16)
-        self.accepted[iteration] = blank.scatter(1, lanes.row, accepted)[:, :-1].to(torch.int16)
-        self.fed[iteration] = valid.sum(1).to(torch.int16)
+        gained = torch.where(lanes.active, verdict.committed, 0)
+        begun = lanes.active | ((lanes.start > 0) & (lanes.row < self.committed.shape[2]))
+        blocked = begun & (gained == lanes.room) & (lanes.start + lanes.room < self.columns)
+        rejected = lanes.active & (accepted < torch.minimum(drafts, lanes.room))
+
+        def by_row(values: Tensor) -> Tensor:
+            return blank.scatter(1, lanes.row, values)[:, :-1].to(torch.int16)
+
+        self.committed[iteration, images] = committed[:, :-1].to(torch.int16)
+        self.drafted[iteration, images] = by_row(drafts)
+        self.accepted[iteration, images] = by_row(accepted)
+        self.fed[iteration, images] = valid.sum(1).to(torch.int16)
+        self.blocked[iteration, images] = blocked.sum(1).to(torch.int16)
+        self.rejected[iteration, images] = rejected.sum(1).to(torch.int16)
+        self.variation[images] += torch.where(lanes.active[..., None], verdict.variation, 0).sum(1)
 
     def cut(self, iterations: int) -> "Trace":
         """The first ``iterations``, on the CPU."""
-        fields = (self.committed, self.drafted, self.accepted, self.fed)
-        return Trace(*(field[:iterations].cpu() for field in fields))
+        counts = (
+            self.committed,
+            self.drafted,
+            self.accepted,
+            self.fed,
+            self.blocked,
+            self.rejected,
+        )
+        return Trace(
+            self.columns, *(count[:iterations].cpu() for count in counts), self.variation.cpu()
+        )
 
     @classmethod
     def join(cls, traces: list["Trace"]) -> "Trace":
         """One trace of several batches, padded at the end to the longest."""
         longest = max(len(trace.fed) for trace in traces)
 
-        def pad(tensor: Tensor, repeat: bool) -> Tensor:
-            missing = longest - len(tensor)
-            tail = tensor[-1:].expand(missing, *tensor.shape[1:])
-            return torch.cat([tensor, tail if repeat else torch.zeros_like(tail)])
+        def joined(name: str) -> Tensor:
+            parts = []
+            for trace in traces:
+                part = getattr(trace, name)
+                tail = part[-1:].expand(longest - len(part), *part.shape[1:])
+                # What was committed stays; everything else has ceased.
+                tail = tail if name == "committed" else torch.zeros_like(tail)
+                parts.append(torch.cat([part, tail]))
+            return torch.cat(parts, dim=1)
 
-        return cls(
-            torch.cat([pad(trace.committed, True) for trace in traces], dim=1),
-            torch.cat([pad(trace.drafted, False) for trace in traces], dim=1),
-            torch.cat([pad(trace.accepted, False) for trace in traces], dim=1),
-            torch.cat([pad(trace.fed, False) for trace in traces], dim=1),
-        )
+        variation = torch.cat([trace.variation for trace in traces])
+        return cls(traces[0].columns, *map(joined, COUNTS), variation)
 
     @property
     def steps(self) -> Tensor:
@@ -77,9 +125,8 @@ class Trace:
     @property
     def commit_iteration(self) -> Tensor:
         """Iteration that committed each token, int64 [batch, rows, columns]."""
-        columns = int(self.committed[-1].max())
         course = self.committed.permute(1, 2, 0).contiguous().long()
-        wanted = torch.arange(1, columns + 1).expand(*course.shape[:2], -1).contiguous()
+        wanted = torch.arange(1, self.columns + 1).expand(*course.shape[:2], -1).contiguous()
         return torch.searchsorted(course, wanted)
 
     @property
@@ -102,10 +149,9 @@ class Trace:
 
         Drafts behind the first rejection of a window are neither.
         """
-        columns = int(self.committed[-1].max())
         before = torch.cat([torch.zeros_like(self.committed[:1]), self.committed[:-1]]).long()
         after = before + self.accepted
-        place = torch.zeros(*before.shape[1:], columns + 1, dtype=torch.long)
+        place = torch.zeros(*before.shape[1:], self.columns + 1, dtype=torch.long)
         rejected = (self.accepted < self.drafted).long()
         ones = torch.ones_like(before)
 
@@ -115,15 +161,41 @@ class Trace:
         accepted = (count(before, ones) - count(after, ones)).cumsum(2)
         return accepted[..., :-1].flatten(1), count(after, rejected)[..., :-1].flatten(1)
 
+    @property
+    def depths(self) -> pd.DataFrame:
+        """One row a draft depth (0: next after the committed codes), summed over images.
+
+        Columns: depth, drafts, tested (not behind a rejection), accepted, variation (total
+        variation between the draft's distribution and the one it is tested against, mean over
+        the drafts).
+        """
+        depth = torch.arange(self.variation.shape[1])[:, None, None, None]
+        drafts = (self.drafted > depth).sum((1, 2, 3))
+        tested = ((self.drafted > depth) & (self.accepted >= depth)).sum((1, 2, 3))
+        columns = {
+            "depth": depth.flatten(),
+            "drafts": drafts,
+            "tested": tested,
+            "accepted": (self.accepted > depth).sum((1, 2, 3)),
+            "variation": self.variation.double().sum(0) / drafts.clamp(min=1),
+        }
+        table = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
+        return table[table.drafts > 0]
+
     def table(self) -> pd.DataFrame:
         """One row an image and iteration.
 
         Columns: image, iteration, active (rows that drafted or committed), drafted, accepted,
-        committed (in this iteration), fed (tokens).
+        committed (in this iteration), fed (tokens), blocked (rows limited by the row above),
+        rejected (rows limited by a rejected draft), lag (codes by which a row trails the one
+        above when the iteration is over, mean over rows that have begun below an unfinished one;
+        not a number if there is none).
         """
         before = torch.cat([torch.zeros_like(self.committed[:1]), self.committed[:-1]])
         gained = self.committed - before
         iterations, batch = self.fed.shape
+        above, below = self.committed[..., :-1].long(), self.committed[..., 1:].long()
+        open_ = (above < self.columns) & (below > 0)
         columns = {
             "image": torch.arange(batch).expand(iterations, -1),
             "iteration": torch.arange(iterations)[:, None].expand(-1, batch),
@@ -132,6 +204,9 @@ class Trace:
             "accepted": self.accepted.sum(-1),
             "committed": gained.sum(-1),
             "fed": self.fed,
+            "blocked": self.blocked,
+            "rejected": self.rejected,
+            "lag": ((above - below) * open_).sum(-1) / open_.sum(-1),
         }
         table = pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
         return table[table.fed > 0].sort_values(["image", "iteration"], ignore_index=True)

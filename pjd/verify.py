@@ -5,68 +5,131 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pjd.sampling import draw
+from pjd.config import Redraft
+from pjd.rules import Evidence, Rule, likelihood
+from pjd.sampling import draw, race
+
+
+class Drafts(NamedTuple):
+    """The windows of all lanes, as they are before or after verification.
+
+    Attributes:
+        tokens: int64 [..., window]; the drafts after the committed tokens.
+        proposal: float [..., window, vocabulary]; q, what they were drawn from; 0 beyond them.
+    """
+
+    tokens: Tensor
+    proposal: Tensor
+
+
+class Limits(NamedTuple):
+    """What a lane may do in this iteration; all int64 or bool [...].
+
+    Attributes:
+        drafts: drafts to test, at most the window.
+        room: most tokens to commit.
+        resample: bool; whether a token drawn anew may be among them.
+    """
+
+    drafts: Tensor
+    room: Tensor
+    resample: Tensor
+
+
+class Noise(NamedTuple):
+    """Randomness of one iteration, independent of each other and of the drafts' own.
+
+    Attributes:
+        coins: uniform [..., window] in [0, 1), for acceptance.
+        tokens: uniform [..., window] in [0, 1), for drawing.
+        fixed: uniform [..., window, vocabulary] in [0, 1), the same in every iteration; or None
+            where no rule asks for it.
+    """
+
+    coins: Tensor
+    tokens: Tensor
+    fixed: Tensor | None = None
 
 
 class Verdict(NamedTuple):
     """Outcome of one iteration in every lane.
 
     Attributes:
-        tokens: int64 [..., window]; tokens of the positions after the committed ones: accepted
-            drafts, then a resampled token, then fresh drafts.
+        drafts: the positions after the committed ones: first what is committed now, then the
+            drafts of the next iteration and what they were drawn from.
         accepted: int64 [...]; drafts accepted.
-        committed: int64 [...]; tokens committed, the resampled one included.
+        committed: int64 [...]; tokens committed, the one drawn anew included.
+        variation: float [..., window]; total variation between p and q at each draft, 0 beyond.
     """
 
-    tokens: Tensor
+    drafts: Drafts
     accepted: Tensor
     committed: Tensor
+    variation: Tensor
 
 
 def verify(
     target: Tensor,
-    proposal: Tensor,
-    tokens: Tensor,
-    drafts: Tensor,
-    room: Tensor,
-    resample: Tensor,
-    coins: Tensor,
-    noise: Tensor,
+    drafts: Drafts,
+    limits: Limits,
+    noise: Noise,
+    rule: Rule,
+    redraft: Redraft,
+    codes: Tensor,
+    group: int = 1,
 ) -> Verdict:
-    """Likelihood-ratio verification with residual resampling (METHODS 1.2 and 7.1).
+    """Test the drafts, correct the first one that fails, redraft the rest (METHODS 1.2 to 2.7).
 
-    A draft x is accepted with probability min(1, p(x) / q(x)). At the first rejection a row that
-    may resample commits a token from norm(max(0, p - q)); after the last accepted draft, one
-    from p, which is the same rule with q = 0. All later positions get fresh drafts from p.
+    A lane that may resample commits, at its first rejection, the rule's correction: a token of
+    norm(max(0, p - q)), or the one drawn anew; after its last accepted draft, a token of p. What
+    becomes of the later positions is the choice ``redraft``; q is then what they were drawn from.
 
     Args:
         target: p, float [..., window, vocabulary]: entry k predicts the k-th position after the
             committed ones.
-        proposal: q, the distributions the drafts were drawn from, same shape; 0 beyond them.
-        tokens: int64 [..., window]; the drafts.
-        drafts: int64 [...]; how many there are, at most window - 1.
-        room: int64 [...]; most tokens that may be committed.
-        resample: bool [...]; whether a resampled token may be committed.
-        coins: float [..., window] in [0, 1), for acceptance.
-        noise: float [..., window] in [0, 1), for drawing; independent of ``coins``.
+        drafts: as fed.
+        limits: how far each lane may go.
+        noise: see :class:`Noise`.
+        rule: the test of a draft.
+        redraft: see :class:`pjd.config.DecodeConfig`.
+        codes: unit vectors of the codes, float [vocabulary, width].
+        group: see :class:`pjd.config.DecodeConfig`.
     """
+    tokens, proposal = drafts
     place = torch.arange(tokens.shape[-1], device=tokens.device)
-    p = target.gather(-1, tokens[..., None]).squeeze(-1)
-    q = proposal.gather(-1, tokens[..., None]).squeeze(-1)
-    # u < p / q without the division; a draft of zero probability is never accepted.
-    passed = (coins * q < p) & (place < drafts[..., None])
-    accepted = torch.minimum(passed.long().cumprod(-1).sum(-1), room)
-    resample = resample & (accepted < room)
-    stop = (place == accepted[..., None]) & resample[..., None]
-    weights = torch.where(stop[..., None], residual(target, proposal), target)
-    tokens = torch.where(place < accepted[..., None], tokens, draw(weights, noise))
-    return Verdict(tokens, accepted, accepted + resample.long())
-
-
-def residual(target: Tensor, proposal: Tensor) -> Tensor:
-    """The unnormalised distribution max(0, p - q) of a token that replaces a rejected draft.
-
-    In exact arithmetic it is never empty after a rejection; where rounding empties it, p.
-    """
-    left = (target - proposal).clamp(min=0)
-    return torch.where(left.sum(-1, keepdim=True) > 0, left, target)
+    tested = place < limits.drafts[..., None]
+    left = (target - proposal).clamp_(min=0)
+    variation = left.sum(-1).masked_fill(~tested, 0.0)
+    if rule.correction == "sampled" or redraft == "gumbel":
+        fixed = noise.fixed
+        sampled = draw(target, noise.tokens) if fixed is None else race(target, fixed)
+    else:
+        # Drawn together with the corrections below.
+        sampled = tokens
+    evidence = Evidence(target, proposal, tokens, noise.coins, sampled, codes, group)
+    passed = rule.keeps(evidence) & tested
+    accepted = torch.minimum(passed.long().cumprod(-1).sum(-1), limits.room)
+    resample = limits.resample & (accepted < limits.room)
+    kept = place < accepted[..., None]
+    wrong = (place == accepted[..., None]) & resample[..., None] & tested
+    if redraft == "coupled":
+        kept, wrong = passed, tested & ~passed
+    still = kept
+    if redraft == "threshold":
+        good = likelihood(target, tokens) > 0.5 * likelihood(proposal, tokens)
+        still = kept | (good & tested & (place > accepted[..., None]))
+    if rule.correction == "sampled":
+        new = sampled
+    else:
+        # In exact arithmetic no residual is empty; where rounding empties it, p.
+        wrong = wrong[..., None] & (left.sum(-1, keepdim=True) > 0)
+        new = draw(torch.where(wrong, left, target), noise.tokens)
+        if redraft == "gumbel":
+            new = torch.where(wrong.squeeze(-1), new, sampled)
+    q = torch.where((still & ~kept)[..., None], proposal, target)
+    return Verdict(
+        Drafts(torch.where(still, tokens, new), q),
+        accepted,
+        accepted + resample.long(),
+        variation,
+    )

@@ -1,14 +1,18 @@
 import pytest
 import torch
+from enumeration import RowEnds, rectangle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model
 
+from pjd.config import CHOICES
 from pjd.engine import Engine
-from pjd.front import wavefront_steps
+from pjd.front import band, wavefront_steps
 from pjd.generation import generate
-from pjd.methods import configure
+from pjd.mask import causal
+from pjd.methods import PRESETS, configure
 from pjd.metrics import log_likelihood
+from pjd.rules import RULES, Rule
 
 PROMPTS = ["cat", "red dog", "dog", "red cat dog", "cat cat"]
 GREEDY = {"temperature": 0, "guidance": 2.0}
@@ -44,6 +48,14 @@ def test_greedy_ar_equals_cache_free_decoding():
         ("pjd", {"context": 99, "window": 3}),
         ("pjd", {"context": 6, "rows": 1}),
         ("pjd-nomask", {"context": 6}),
+        ("jacobi", {"window": 4}),
+        ("mc-sjd", {}),
+        ("mc-sjd", {"redraft": "gumbel"}),
+        ("gsd", {"group": 1}),
+        ("zipar", {"context": 6, "window": 4}),
+        ("zipar-adaptive", {"context": 6, "window": 4}),
+        ("pjd-plus", {"context": 6}),
+        ("pjd-staircase", {"context": 6}),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 7])
@@ -59,7 +71,16 @@ def test_exact_methods_equal_greedy_ar(method, options, seed):
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [("ar", {}), ("sjd", {"window": 5}), ("pjd", {"context": 2})]
+    ("method", "options"),
+    [
+        ("ar", {}),
+        ("sjd", {"window": 5}),
+        ("pjd", {"context": 2}),
+        ("pjd-plus", {"context": 2, "redraft": "gumbel"}),
+        ("pjd-released", {"context": 1}),
+        ("zipar-adaptive", {"context": 2}),
+        ("gsd", {}),
+    ],
 )
 def test_same_seed_same_tokens_in_any_batch(model, method, options):
     together = generate(model, PROMPTS, method, seed=3, **options)
@@ -72,22 +93,26 @@ def test_same_seed_same_tokens_in_any_batch(model, method, options):
     assert not torch.equal(together.tokens, other.tokens)
 
 
-def test_slots_in_wavefront_order_equal_a_full_forward(model):
+@pytest.mark.parametrize("prompt", PROMPTS[:3])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("pjd", {"window": 4}), ("pjd-plus", {}), ("pjd-staircase", {}), ("sjd", {}), ("zipar", {})],
+)
+def test_slots_in_wavefront_order_equal_a_full_forward(model, prompt, method, options):
     # With the whole row above as context, every committed slot's keys and values are those of
     # one teacher-forced forward over the final tokens.
-    config = configure("pjd", context=6, window=4, guidance=2.0)
-    engine = Engine(model, config, PROMPTS, torch.arange(len(PROMPTS)))
+    if method != "sjd":
+        options = {"context": 6, **options}
+    config = configure(method, guidance=2.0, **options)
+    engine = Engine(model, config, [prompt], torch.arange(1))
     decoded = engine.run()
-    full = Engine(model, configure("ar", guidance=2.0), PROMPTS, torch.arange(len(PROMPTS)))
-    prompt, length = full.prompt, full.prefix + model.grid.codes
+    length = engine.prefix + model.grid.codes
     image = model.embed(decoded.tokens).repeat(2, 1, 1)
-    x = torch.cat([prompt.embeddings, image], dim=1)
-    place = torch.arange(length)
-    shown = torch.nn.functional.pad(prompt.mask, (0, length - full.prefix), value=True)[:, None]
-    mask = (shown & (place <= place[:, None])) | (place == place[:, None])
-    cache = model.cache(2 * len(PROMPTS), length)
-    slots = place.expand(2 * len(PROMPTS), -1)
-    model.forward(x, slots, mask[:, None], cache.at(slots))
+    x = torch.cat([engine.prompt.embeddings, image], dim=1)
+    shown = torch.nn.functional.pad(engine.prompt.mask, (0, model.grid.codes), value=True)
+    cache = model.cache(2, length)
+    slots = torch.arange(length).expand(2, -1)
+    model.forward(x, slots, causal(shown, length), cache.at(slots))
     # The very last code is never fed: nothing comes after it.
     for mine, theirs in ((engine.cache.keys, cache.keys), (engine.cache.values, cache.values)):
         torch.testing.assert_close(
@@ -95,49 +120,156 @@ def test_slots_in_wavefront_order_equal_a_full_forward(model):
         )
 
 
-@settings(max_examples=25, deadline=None)
+GRIDS = [(6, 6, False), (4, 7, False), (7, 3, False), (1, 5, False), (3, 3, True)]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
+    shape=st.sampled_from(GRIDS),
     window=st.integers(1, 9),
     context=st.integers(1, 8),
     rows=st.none() | st.integers(1, 6),
-    method=st.sampled_from(["pjd", "pjd-nomask"]),
+    method=st.sampled_from(sorted(PRESETS)),
+    initial=st.sampled_from(CHOICES["initial"]),
+    stand_in=st.sampled_from(CHOICES["stand_in"]),
     seed=st.integers(0, 1000),
 )
-def test_every_code_is_committed_once_whatever_the_options(window, context, rows, method, seed):
-    model = tiny_model(grid=6, vocabulary=11)
-    result = generate(
-        model, PROMPTS[:2], method, window=window, context=context, rows=rows, seed=seed
-    )
-    trace = result.trace
+def test_every_code_is_committed_once_whatever_the_options(
+    shape, window, context, rows, method, initial, stand_in, seed
+):
+    count, columns, row_end = shape
+    model = RowEnds(3, 11, 0) if row_end else rectangle(count, columns, vocabulary=11)
+    options = {"window": window, "initial": initial, "stand_in": stand_in}
+    by_row = PRESETS[method]["view"] == "rows"
+    if by_row:
+        rows = rows and min(rows, count)
+        options |= {"context": context, "rows": rows}
+    config = configure(method, seed=seed, **options)
+    decoded = Engine(model, config, PROMPTS[:2], torch.tensor([seed, seed + 1])).run()
+    trace = decoded.trace
     counts = trace.committed.long()
-    assert (counts[-1] == 6).all()
+    assert (counts[-1] == trace.columns).all()
     assert (counts.diff(dim=0) >= 0).all()
+    assert ((decoded.tokens >= 0) & (decoded.tokens < 11)).all()
+    assert decoded.tokens.shape == (2, count * columns)
+    assert (trace.accepted <= trace.drafted).all()
+    assert (trace.drafted <= window).all()
+    assert (trace.steps <= count * (columns + row_end)).all()
+    if not by_row:
+        return
     # No row overtakes the one above, and none starts before that has its context.
     assert (counts[..., 1:] <= counts[..., :-1]).all()
     before = torch.cat([torch.zeros_like(counts[:1]), counts[:-1]])
     started = (counts[..., 1:] > 0) | (trace.drafted[..., 1:] > 0)
-    assert (before[..., :-1][started] >= min(context, 6)).all()
+    assert (before[..., :-1][started] >= min(context, columns)).all()
     if rows is not None:
         assert ((counts > before) | (trace.drafted > 0)).sum(-1).max() <= rows
-    assert (trace.drafted <= window - 1).all()
-    assert (trace.accepted <= trace.drafted).all()
-    assert (result.steps <= model.grid.codes).all()
-    assert ((result.tokens >= 0) & (result.tokens < 11)).all()
+    elif config.resample == "every-row" and config.start == "context":
+        assert (trace.steps <= wavefront_steps(count, columns, context)).all()
+    if config.lag == "fixed" and columns > 1:
+        gaps = trace.lag
+        wanted = torch.minimum(torch.tensor(context), columns - torch.arange(columns))
+        assert (gaps >= wanted).all()
 
 
-def test_steps_of_the_wavefront_without_drafts(model):
-    # One code a row and forward, every row sampling: exactly C + (R - 1) c.
-    for context in (1, 2, 4, 6, 9):
-        result = generate(
-            model, PROMPTS, "pjd", window=1, context=context, resample="every-row", seed=1
-        )
-        assert (result.steps == wavefront_steps(6, 6, context)).all()
+BY_ROWS = [name for name, preset in PRESETS.items() if preset["view"] == "rows"]
+
+
+@pytest.mark.parametrize("method", BY_ROWS)
+@pytest.mark.parametrize("context", [1, 2, 4, 6, 9])
+def test_rejecting_every_draft_takes_the_steps_of_the_wavefront(
+    model, method, context, monkeypatch
+):
+    # One code a row and forward, where every row may draw anew: exactly C + (R - 1) c.
+    monkeypatch.setitem(RULES, "never", Rule(lambda evidence: evidence.coins > 2))
+    options = {"context": context, "accept": "never", "resample": "every-row", "start": "context"}
+    result = generate(model, PROMPTS, method, **options)
+    assert (result.steps == wavefront_steps(6, 6, context)).all()
+
+
+@pytest.mark.parametrize("context", [1, 2, 4, 6, 9])
+def test_zipar_takes_exactly_the_steps_of_the_wavefront(model, context):
+    result = generate(model, PROMPTS, "zipar", context=context)
+    assert (result.steps == wavefront_steps(6, 6, context)).all()
+
+
+def test_adaptive_zipar_starts_rows_between_its_context_and_the_whole_row(model):
+    result = generate(model, PROMPTS, "zipar-adaptive", context=2, seed=3)
+    assert (result.steps >= wavefront_steps(6, 6, 2)).all() and (result.steps < 36).all()
+    when = result.trace.commit_iteration
+    above = torch.cat([torch.zeros_like(result.trace.committed[:1]), result.trace.committed])
+    started = above[:, :, :-1].permute(1, 2, 0).gather(2, when[:, 1:, :1].long())
+    # The first code needs a forward to be drawn and another to be tested.
+    assert (started >= 3).all() and len(started.unique()) > 1
+
+
+def test_the_stand_in_is_the_code_that_the_option_names(model):
+    seen = {}
+    for stand_in in ("newest", "last-column", "above"):
+        config = configure("zipar", context=2, stand_in=stand_in)
+        engine = Engine(model, config, ["cat"], torch.tensor([0]))
+        state = engine.start()
+        state.tokens[0, :6, :6] = torch.arange(36).view(6, 6)
+        for counts in ([6, 6, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0]):
+            state.committed[0, :6] = torch.tensor(counts)
+            lanes = band(state.committed, state.drafted, 6, engine.lanes, 2, config)
+            last = engine.last(state, lanes)[0]
+            seen.setdefault(stand_in, []).append(int(last[(lanes.start == 0)[0]][0]))
+    # Rows 0 and 1 complete, two codes of row 2, row 3 starts; only two codes of row 0, row 1
+    # starts; row 0 complete: its last code whatever the option says.
+    assert seen["newest"] == [13, 1, 5]
+    assert seen["last-column"] == [11, 1, 5]
+    assert seen["above"] == [12, 0, 5]
+
+
+def test_initial_drafts_come_from_where_the_option_says(model):
+    engine = Engine(model, configure("sjd", window=4), ["cat"], torch.tensor([0]))
+    for initial, expected in {"repeat-left": 7, "repeat-above": None, "sample-left": 3}.items():
+        engine.config = configure("sjd", window=4, initial=initial)
+        state = engine.start()
+        state.tokens[0, 0, :8] = torch.arange(8)
+        state.committed[0, 0], state.drafted[0, 0] = 7, 1
+        state.proposal[0, 0, 0, 3] = 1.0
+        lanes = band(state.committed, state.drafted, 36, 1, 0, engine.config)
+        place = lanes.row[..., None] + lanes.start[..., None] + engine.place
+        drafts = engine.prepare(state, lanes, place, 0)
+        fresh = drafts.tokens[0, 0, 1:3].tolist()
+        # Places 8 and 9 are under places 2 and 3.
+        assert fresh == ([2, 3] if expected is None else [expected] * 2)
+        assert drafts.proposal[0, 0, 1, fresh[0]] == 1 and drafts.proposal[0, 0, 1].sum() == 1
+    engine.config = configure("sjd", window=4, initial="uniform")
+    drafts = engine.prepare(state, lanes, place, 0)
+    torch.testing.assert_close(drafts.proposal[0, 0, 2], torch.full((11,), 1 / 11))
+    assert (drafts.proposal[0, 0, 3] == 0).all()
 
 
 def test_lag_is_the_context_when_a_row_starts_one_a_step(model):
     result = generate(model, PROMPTS, "pjd", window=1, context=3, resample="every-row")
     expected = torch.minimum(torch.tensor(3), 6 - torch.arange(6))
     assert (result.trace.lag == expected).all()
+
+
+def test_what_limits_a_row_is_counted(model, monkeypatch):
+    # Nothing is rejected: rows below the top wait for those above, which wait for nobody.
+    monkeypatch.setitem(RULES, "always", Rule(lambda evidence: evidence.coins < 2))
+    options = {"context": 2, "window": 3, "accept": "always"}
+    table = generate(model, PROMPTS, "pjd-plus", **options).trace.table()
+    assert (table.rejected == 0).all() and (table.blocked > 0).any()
+    monkeypatch.setitem(RULES, "never", Rule(lambda evidence: evidence.coins > 2))
+    trace = generate(model, PROMPTS, "pjd-plus", **{**options, "accept": "never"}).trace
+    table = trace.table()
+    assert (table.rejected[table.drafted > 0] > 0).all() and (table.blocked == 0).all()
+    assert (trace.depths.accepted == 0).all() and (trace.depths.tested.iloc[1:] == 0).all()
+
+
+def test_variation_at_each_depth_is_a_distance(model):
+    depths = generate(model, PROMPTS, "mc-sjd", window=6).trace.depths
+    assert list(depths.depth) == list(range(5))
+    assert depths.variation.between(0, 1).all()
+    assert (depths.accepted <= depths.tested).all() and (depths.tested <= depths.drafts).all()
+    # Random first drafts, declared as certain: all of them far from p.
+    single = generate(model, PROMPTS, "pjd", context=6, window=2).trace.depths
+    assert len(single) == 1 and single.variation.iloc[0] > 0.2
 
 
 def test_trace_adds_up(model):

@@ -3,7 +3,10 @@ import itertools
 import pytest
 import torch
 
-from pjd.mask import visible
+from pjd.engine import Engine
+from pjd.front import band
+from pjd.mask import causal, drafts_seen, visible
+from pjd.methods import configure
 
 
 def brute_force(query, key, committed, drafts, columns, stride, mask) -> bool:
@@ -51,7 +54,13 @@ def test_visibility_equals_brute_force(case, mask):
     ]
     row, column = (torch.tensor(part)[None] for part in zip(*queries, strict=True))
     shown = visible(
-        row, column, torch.tensor([committed]), torch.tensor([drafts]), columns, stride, mask
+        row,
+        column,
+        torch.tensor([committed]),
+        torch.tensor([drafts]),
+        columns,
+        stride,
+        0 if mask == "none" else rows,
     )
     keys = list(itertools.product(range(rows), range(stride)))
     for number, query in enumerate(queries):
@@ -63,7 +72,104 @@ def test_visibility_equals_brute_force(case, mask):
 def test_masks_differ_only_in_other_rows_drafts():
     committed, drafts = torch.tensor([[5, 2, 0]]), torch.tensor([[2, 2, 1]])
     row, column = torch.tensor([[2]]), torch.tensor([[0]])
-    causal = visible(row, column, committed, drafts, 8, 8, "row-causal").view(3, 8)
-    unmasked = visible(row, column, committed, drafts, 8, 8, "none").view(3, 8)
+    causal = visible(row, column, committed, drafts, 8, 8, 3).view(3, 8)
+    unmasked = visible(row, column, committed, drafts, 8, 8, 0).view(3, 8)
     assert (unmasked & ~causal).nonzero().tolist() == [[0, 5], [0, 6], [1, 2], [1, 3]]
     assert not (causal & ~unmasked).any()
+
+
+def released(lengths: list[int], flush: bool) -> list[list[int]]:
+    """For each query of each active row, from which active row on it sees drafts of those above.
+
+    ``lengths`` are the windows v of METHODS 3.2: a committed token and v - 1 drafts. A query that
+    no block covers sees them all, which is 0, as does one of the first row.
+    """
+    count = len(lengths)
+    drafts = torch.tensor([[length - 1 for length in lengths]])
+    committed = torch.full((1, count), 20) - 5 * torch.arange(count)
+    queries = [(row, place) for row, length in enumerate(lengths) for place in range(length)]
+    row, place = (torch.tensor(part)[None] for part in zip(*queries, strict=True))
+    column = committed.gather(1, row) - 1 + place
+    seen = drafts_seen(
+        "released",
+        row,
+        column,
+        committed,
+        drafts,
+        torch.ones(1, count, dtype=torch.bool),
+        torch.tensor([[int(flush)]]),
+    )
+    return [part.tolist() for part in seen[0].split(lengths)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "flush", "expected"),
+    [
+        # Three rows: the second is right, the third is not protected at all.
+        ([8, 8, 8], False, [[0] * 8, [1] * 8, [0] * 8]),
+        # The third row's block, 24 to 31, is the fourth's place: that row has the wrong mask.
+        ([8, 8, 8, 8], False, [[0] * 8, [1] * 8, [0] * 8, [2] * 8]),
+        # Unequal windows: written at 12 to 19, correct 10 to 17.
+        ([2, 8, 8], False, [[0] * 2, [1] * 8, [0] * 2 + [2] * 6]),
+        ([1, 8, 8], False, [[0], [1] * 8, [0] + [2] * 7]),
+        ([8, 8, 2], False, [[0] * 8, [1] * 8, [0] * 2]),
+        ([8, 1, 8], False, [[0] * 8, [1], [0] * 8]),
+        # After a row is finished: the second row's first query is bare, the third's first has
+        # the second row's mask.
+        ([8, 8, 8], True, [[0] * 8, [0] + [1] * 7, [1] + [0] * 7]),
+    ],
+)
+def test_released_offsets_of_methods_section_3_2(lengths, flush, expected):
+    assert released(lengths, flush) == expected
+
+
+def test_released_and_row_causal_masks_differ_from_the_third_row_on():
+    committed, drafts = torch.tensor([[9, 6, 3]]), torch.tensor([[2, 2, 2]])
+    row = torch.tensor([[0, 1, 1, 2, 2]])
+    column = torch.tensor([[8, 5, 6, 2, 3]])
+    active = torch.ones(1, 3, dtype=torch.bool)
+    seen = drafts_seen("released", row, column, committed, drafts, active, torch.zeros(1, 1).long())
+    wrong = visible(row, column, committed, drafts, 12, 12, seen)
+    right = visible(row, column, committed, drafts, 12, 12, 3)
+    assert torch.equal(wrong[:, :3], right[:, :3])
+    extra = (wrong & ~right)[0, 3].view(3, 12).nonzero().tolist()
+    assert extra == [[0, 9], [0, 10], [1, 6], [1, 7]]
+
+
+def test_the_fixed_lag_hides_columns_beyond_it():
+    committed, drafts = torch.tensor([[8, 8, 2]]), torch.zeros(1, 3, dtype=torch.long)
+    row, column = torch.tensor([[2, 2]]), torch.tensor([[-1, 1]])
+    shown = visible(row, column, committed, drafts, 8, 8, 3, lag=3)[0].view(2, 3, 8)
+    # The code at column j sees columns before j + c of the row above, j + 2c of the next.
+    assert shown[0].sum(-1).tolist() == [6, 3, 0]
+    assert shown[1].sum(-1).tolist() == [8, 5, 2]
+
+
+def test_causal_mask_shows_earlier_places_and_padding_only_itself():
+    shown = torch.tensor([[False, True, True, True]])
+    expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+    assert causal(shown, 4)[0, 0].int().tolist() == expected
+
+
+@pytest.mark.parametrize("mask", ["row-causal", "none", "released"])
+def test_other_rows_drafts_move_logits_only_where_they_are_seen(model, mask):
+    config = configure("pjd", context=1, window=4, mask=mask, guidance=2.0)
+    engine = Engine(model, config, ["cat"], torch.tensor([1]))
+    state = engine.start()
+    engine.prefill()
+    # Three rows under way, with room for drafts in each.
+    state.committed[0, :3] = torch.tensor([3, 2, 1])
+    lanes = band(state.committed, state.drafted, 6, engine.lanes, 1, config)
+    assert (lanes.drafts[0, :3] >= 1).all()
+    logits = []
+    for other in (False, True):
+        place = lanes.row[..., None] * engine.stride + lanes.start[..., None] + engine.place
+        drafts = engine.prepare(state, lanes, place, 99)
+        if other:
+            # Other drafts in the top row, everything else as it was.
+            drafts.tokens[:, 0] = (drafts.tokens[:, 0] + 1) % model.vocabulary
+        logits.append(engine.predict(state, lanes, engine.queries(state, lanes, drafts, place)))
+    moved = (logits[0] - logits[1]).abs().amax((0, 2, 3)) > 1e-6
+    protected = {"row-causal": [1, 2], "none": [], "released": [1]}[mask]
+    for lane in (1, 2):
+        assert bool(moved[lane]) == (lane not in protected), (lane, moved)

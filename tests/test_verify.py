@@ -3,8 +3,9 @@ import torch
 from scipy.stats import chisquare
 
 from pjd.noise import uniform
-from pjd.sampling import draw
-from pjd.verify import residual, verify
+from pjd.rules import RULES, Evidence, Rule, ratio
+from pjd.sampling import draw, race
+from pjd.verify import Drafts, Limits, Noise, verify
 
 DRAWS = 40_000
 TARGET = torch.tensor([0.5, 0.3, 0.2, 0.0])
@@ -17,7 +18,23 @@ PROPOSALS = {
 }
 
 
-def outcomes(proposal: torch.Tensor, broken: bool = False) -> torch.Tensor:
+def judge(target, proposal, tokens, drafts, room, resample, coins, noise, rule="ratio", **options):
+    """A verdict by positional evidence; fresh drafts and no groups unless told."""
+    return verify(
+        target,
+        Drafts(tokens, proposal),
+        Limits(drafts, room, resample),
+        Noise(coins, noise),
+        RULES[rule] if isinstance(rule, str) else rule,
+        options.pop("redraft", "fresh"),
+        torch.eye(target.shape[-1]),
+        **options,
+    )
+
+
+def outcomes(
+    proposal: torch.Tensor, rule: str | Rule = "ratio", redraft: str = "fresh"
+) -> torch.Tensor:
     """First committed token of ``DRAWS`` verifications of one draft drawn from ``proposal``."""
     number = torch.arange(DRAWS)
     drafts = draw(proposal.expand(DRAWS, -1), uniform(1, 9, number))
@@ -27,12 +44,8 @@ def outcomes(proposal: torch.Tensor, broken: bool = False) -> torch.Tensor:
     ones = torch.ones(DRAWS, dtype=torch.long)
     coins = uniform(2, 9, number)[:, None].expand(-1, 2)
     noise = uniform(3, 9, number)[:, None].expand(-1, 2)
-    if broken:
-        q_residual = torch.zeros_like(q)
-        accepted = verify(p, q, tokens, ones, 2 * ones, ones.bool(), coins, noise).accepted
-        fresh = verify(p, q_residual, tokens, 0 * ones, 2 * ones, ones.bool(), coins, noise)
-        return torch.where(accepted > 0, drafts, fresh.tokens[:, 0])
-    return verify(p, q, tokens, ones, 2 * ones, ones.bool(), coins, noise).tokens[:, 0]
+    verdict = judge(p, q, tokens, ones, 2 * ones, ones.bool(), coins, noise, rule, redraft=redraft)
+    return verdict.drafts.tokens[:, 0]
 
 
 def p_value(tokens: torch.Tensor) -> float:
@@ -41,18 +54,127 @@ def p_value(tokens: torch.Tensor) -> float:
     return float(chisquare(counts[:3], TARGET[:3].double() * DRAWS).pvalue)
 
 
+@pytest.mark.parametrize("redraft", ["fresh", "coupled"])
 @pytest.mark.parametrize("name", PROPOSALS)
-def test_committed_token_has_the_target_distribution(name):
-    assert p_value(outcomes(torch.tensor(PROPOSALS[name]))) > 1e-3
+def test_committed_token_has_the_target_distribution(name, redraft):
+    assert p_value(outcomes(torch.tensor(PROPOSALS[name]), redraft=redraft)) > 1e-3
+
+
+def test_a_draft_that_is_drawn_again_has_the_target_distribution():
+    assert p_value(outcomes(torch.tensor(PROPOSALS["uniform"]), "match")) > 1e-3
 
 
 def test_the_test_has_teeth():
     # Without the residual (a rejected draft replaced from p) the same check fails.
-    assert p_value(outcomes(torch.tensor(PROPOSALS["truncated"]), broken=True)) < 1e-6
+    broken = Rule(ratio, correction="sampled")
+    assert p_value(outcomes(torch.tensor(PROPOSALS["truncated"]), broken)) < 1e-6
+
+
+def test_a_row_that_postpones_its_rejections_prefers_what_was_likely_before():
+    # METHODS 1.2: p uniform on {A, B}, q uniform on {B, C}. Without a residual a rejected draft
+    # is drawn from p and tested again, against itself: B ends up with 3/4 instead of 1/2.
+    number = torch.arange(DRAWS)
+    q = torch.tensor([0.0, 0.5, 0.5, 0.0]).expand(DRAWS, 1, -1)
+    p = torch.tensor([0.5, 0.5, 0.0, 0.0]).expand(DRAWS, 1, -1)
+    tokens = draw(q, uniform(1, 9, number)[:, None])
+    ones = torch.ones(DRAWS, dtype=torch.long)
+    for share, resample in ((0.75, False), (0.5, True)):
+        coins, noise = uniform(2, 9, number)[:, None], uniform(3, 9, number)[:, None]
+        verdict = judge(p, q, tokens, ones, ones, ones.bool() & resample, coins, noise)
+        # What is not committed now is committed in the next iteration: p has become q.
+        assert abs((verdict.drafts.tokens == 1).double().mean() - share) < 0.01
+
+
+def test_coupled_drafts_change_no_more_than_their_distribution_does():
+    # Behind the first rejection too: the second draft stays with probability 1 - TV(p, q).
+    number = torch.arange(DRAWS)
+    q = torch.tensor([0.1, 0.4, 0.3, 0.2])
+    p = torch.tensor([0.3, 0.3, 0.2, 0.2])
+    tokens = torch.stack(
+        [torch.zeros_like(number), draw(q.expand(DRAWS, -1), uniform(1, 9, number))], 1
+    )
+    first_p, first_q = torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    two = torch.full((DRAWS,), 2)
+    verdict = judge(
+        torch.stack([first_p, p]).expand(DRAWS, -1, -1),
+        torch.stack([first_q, q]).expand(DRAWS, -1, -1),
+        tokens,
+        two,
+        two,
+        two > 0,
+        uniform(2, 9, torch.stack([number, number + DRAWS], 1)),
+        uniform(3, 9, torch.stack([number, number + DRAWS], 1)),
+        redraft="coupled",
+    )
+    assert (verdict.accepted == 0).all() and (verdict.committed == 1).all()
+    second = verdict.drafts.tokens[:, 1]
+    variation = 0.5 * (p - q).abs().sum()
+    assert abs((second == tokens[:, 1]).double().mean() - (1 - variation)) < 0.01
+    torch.testing.assert_close(verdict.variation[0], torch.tensor([1.0, float(variation)]))
+    expected = p.double() / p.double().sum() * DRAWS
+    assert chisquare(torch.bincount(second, minlength=4), expected).pvalue > 1e-3
+    assert torch.equal(verdict.drafts.proposal[0, 1], p)
+
+
+def test_released_drafts_stay_with_their_old_distribution_if_half_as_likely():
+    p = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.9, 0.1]]])
+    q = torch.tensor([[[0.0, 1.0], [0.0, 1.0], [0.7, 0.3]]])
+    three = torch.tensor([3])
+    coins, noise = torch.full((1, 3), 0.99), torch.tensor([[0.0, 0.0, 0.0]])
+    verdict = judge(
+        p, q, torch.tensor([[1, 1, 1]]), three, three, three < 0, coins, noise, redraft="threshold"
+    )
+    # The first fails and is drawn anew; of the others, 0.4 / 1 fails too and 0.1 / 0.3 as well.
+    assert verdict.drafts.tokens.tolist() == [[0, 0, 0]]
+    p[0, 1] = torch.tensor([0.4, 0.6])
+    verdict = judge(
+        p, q, torch.tensor([[1, 1, 1]]), three, three, three < 0, coins, noise, redraft="threshold"
+    )
+    assert verdict.drafts.tokens.tolist() == [[0, 1, 0]]
+    assert torch.equal(verdict.drafts.proposal[0], torch.stack([p[0, 0], q[0, 1], p[0, 2]]))
+
+
+def test_groups_are_neighbours_in_order_probability_and_code():
+    p = torch.tensor([[[0.3, 0.25, 0.2, 0.05, 0.2]]])
+    q = torch.tensor([[[1.0, 0.0, 0.0, 0.0, 0.0]]])
+    one = torch.tensor([1])
+
+    def accepted(coin, group, codes):
+        tested = Evidence(p, q, torch.tensor([[0]]), torch.tensor([[coin]]), one, codes, group)
+        return bool(RULES["group"].keeps(tested))
+
+    alike = torch.ones(5, 2) / 2**0.5
+    # Alone 0.3; with its neighbour in the order of p 0.55; with two 0.75; 0.05 is too unlikely.
+    assert [accepted(c, 1, alike) for c in (0.29, 0.31)] == [True, False]
+    assert [accepted(c, 3, alike) for c in (0.54, 0.56)] == [True, False]
+    assert [accepted(c, 9, alike) for c in (0.94, 0.96)] == [True, False]
+    assert [accepted(c, 9, torch.eye(5)) for c in (0.29, 0.31)] == [True, False]
+
+
+def test_equal_noise_and_close_weights_draw_equal_tokens():
+    p, q = torch.tensor([0.5, 0.3, 0.2, 0.0]), torch.tensor([0.45, 0.35, 0.2, 0.0])
+    noise = uniform(4, 9, torch.arange(DRAWS)[:, None], torch.arange(4))
+    first, second = race(p.expand(DRAWS, -1), noise), race(q.expand(DRAWS, -1), noise)
+    assert p_value(first) > 1e-3
+    variation = 0.5 * (p - q).abs().sum()
+    assert (first == second).double().mean() >= (1 - variation) / (1 + variation) - 0.01
 
 
 def test_an_empty_residual_falls_back_to_the_target():
-    assert torch.equal(residual(TARGET, TARGET), TARGET)
+    # A coin so close to 1 that rounding rejects what p = q should keep.
+    one, coins = torch.ones(1, dtype=torch.long), torch.ones(1, 2)
+    verdict = judge(
+        TARGET.expand(1, 2, -1),
+        torch.stack([TARGET, TARGET])[None],
+        torch.zeros(1, 2, dtype=torch.long),
+        one,
+        one,
+        one > 0,
+        coins,
+        torch.full((1, 2), 0.9),
+    )
+    assert verdict.accepted.item() == 0
+    assert verdict.drafts.tokens[0, 0].item() == 2
 
 
 @pytest.mark.parametrize(("coin", "expected"), [(0.0, 3), (0.999, 0)])
@@ -60,7 +182,7 @@ def test_always_and_never_accept(coin, expected):
     p = torch.full((1, 4, 5), 0.2)
     q = torch.full((1, 4, 5), 0.2 if coin == 0 else 1.0)
     three = torch.tensor([3])
-    verdict = verify(
+    verdict = judge(
         p,
         q,
         torch.tensor([[1, 2, 3, 0]]),
@@ -79,7 +201,7 @@ def test_a_row_without_resampling_commits_accepted_drafts_only():
     two = torch.tensor([2])
     no = torch.tensor([False])
     coins = torch.tensor([[0.0, 0.999999, 0.0]])
-    verdict = verify(
+    verdict = judge(
         p, q * 2, torch.tensor([[1, 2, 0]]), two, two, no, coins, torch.full((1, 3), 0.5)
     )
     assert verdict.accepted.item() == verdict.committed.item() == 1
@@ -87,7 +209,7 @@ def test_a_row_without_resampling_commits_accepted_drafts_only():
 
 def test_room_limits_what_is_committed():
     p = q = torch.full((1, 4, 4), 0.25)
-    verdict = verify(
+    verdict = judge(
         p,
         q,
         torch.tensor([[1, 2, 3, 0]]),

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from pjd.emoji.tokenizer import Tokenizer
 from pjd.models.captions import Words
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+from pjd.models.tokenizer import Tokenizer
 
 
 def tiny_model(

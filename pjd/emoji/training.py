@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from pjd.emoji.icons import Icons
 from pjd.emoji.muon import Muon
-from pjd.emoji.tokenizer import Tokenizer, psnr, to_float
 from pjd.models.llamagen import LlamaGen
+from pjd.models.tokenizer import Tokenizer, psnr, to_float
 
 
 @dataclass

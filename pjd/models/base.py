@@ -32,6 +32,7 @@ class ImageModel(Protocol):
         vocabulary: image codes, ids 0 to ``vocabulary - 1``; a forced row-end token is the id
             ``vocabulary``.
         sampling: the model's own defaults for options of :class:`pjd.config.DecodeConfig`.
+        codes: vectors of the image codes, of length 1, float [vocabulary, width].
         device: where it lives.
     """
 
@@ -39,6 +40,7 @@ class ImageModel(Protocol):
     grid: Grid
     vocabulary: int
     sampling: dict[str, float | int]
+    codes: Tensor
     device: torch.device
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:

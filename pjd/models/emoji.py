@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pjd.cache import SlotCache
-from pjd.emoji.tokenizer import Tokenizer
 from pjd.grid import Grid
 from pjd.models.base import Prompt
 from pjd.models.captions import Words
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+from pjd.models.tokenizer import Tokenizer
 
 
 class EmojiModel:
@@ -40,6 +40,11 @@ class EmojiModel:
         self.grid = Grid(config.grid, config.grid)
         self.vocabulary = config.vocabulary
         self.device = torch.device("cpu")
+
+    @property
+    def codes(self) -> Tensor:
+        """Unit vectors of the image codes, [vocabulary, width]."""
+        return self.tokenizer.codebook.weight
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "EmojiModel":
         """Move the model, and optionally change the transformer's dtype; returns itself."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pjd.cache import SlotCache
+from pjd.mask import causal
 
 
 @dataclass(frozen=True)
@@ -236,9 +237,6 @@ class LlamaGen(nn.Module):
         x = self.dropout(torch.cat([prefix, self.tok_embeddings(tokens[:, :-1])], dim=1))
         length = x.shape[1]
         positions = torch.arange(length, device=x.device)
-        keys = F.pad(caption_mask, (0, length - caption_mask.shape[1]), value=True)
-        causal = positions[:, None] >= positions
-        own = positions[:, None] == positions
-        mask = (causal & keys[:, None]) | own
-        hidden = self(x, positions[None], mask[:, None])
+        shown = F.pad(caption_mask, (0, length - caption_mask.shape[1]), value=True)
+        hidden = self(x, positions[None], causal(shown, length))
         return self.output(hidden[:, self.config.prefix - 1 :])

@@ -1,0 +1,183 @@
+"""Decoders that claim a distribution have it: 20,000 decodes against an exact enumeration."""
+
+import pytest
+import torch
+from enumeration import RowEnds, decode, exact, p_value, rectangle
+from tiny import tiny_model
+
+from pjd import rules
+from pjd.engine import Engine
+from pjd.generation import generate
+from pjd.methods import configure
+
+COUNT = 20_000
+WHOLE = {"context": 99}
+
+# Decoders whose target is the autoregressive model itself.
+LOSSLESS = [
+    ("ar", {}),
+    ("ar", {"redraft": "gumbel"}),
+    ("ar", {"top_k": 2, "guidance": 2.0}),
+    ("jacobi", {"window": 3}),
+    ("jacobi", {"window": 3, "redraft": "fresh"}),
+    ("sjd", {"window": 2}),
+    ("sjd", {"window": 4, "guidance": 2.0}),
+    ("sjd", {"window": 3, "initial": "repeat-left"}),
+    ("sjd", {"window": 3, "initial": "sample-left"}),
+    ("sjd", {"window": 3, "initial": "repeat-above"}),
+    ("sjd", {"window": 3, "initial": "uniform"}),
+    ("sjd", {"window": 4, "top_k": 2}),
+    ("mc-sjd", {}),
+    ("mc-sjd", {"window": 3, "redraft": "gumbel"}),
+    ("gsd", {"group": 1}),
+    ("zipar", WHOLE),
+    ("zipar-adaptive", WHOLE),
+    ("pjd", WHOLE),
+    ("pjd", {**WHOLE, "window": 2}),
+    ("pjd-plus", {**WHOLE, "guidance": 2.0}),
+    ("pjd-plus", {**WHOLE, "redraft": "gumbel", "initial": "uniform"}),
+    ("pjd-staircase", WHOLE),
+]
+
+
+def check(model, method: str, options: dict, context: int | None = None, batch: int = 2_500):
+    config = configure(method, **options)
+    return p_value(decode(model, config, COUNT, batch), exact(model, config, context))
+
+
+@pytest.mark.parametrize(("method", "options"), LOSSLESS)
+def test_lossless_decoders_draw_from_the_model(method, options):
+    assert check(rectangle(2, 3, vocabulary=3), method, options) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("rows", "columns", "vocabulary"), [(2, 2, 4), (3, 2, 3)])
+@pytest.mark.parametrize(
+    ("method", "options", "batch"),
+    [
+        ("sjd", {"window": 3}, 500),
+        ("mc-sjd", {}, 5_000),
+        ("pjd", WHOLE, 1_000),
+        ("pjd-plus", {**WHOLE, "rows": 2}, 2_500),
+    ],
+)
+def test_lossless_on_other_grids_and_models(
+    method, options, batch, rows, columns, vocabulary, seed
+):
+    model = rectangle(rows, columns, vocabulary, seed)
+    assert check(model, method, options, batch=batch) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("ar", {}), ("sjd", {"window": 3}), ("mc-sjd", {}), ("pjd", WHOLE), ("pjd-plus", WHOLE)],
+)
+def test_lossless_with_forced_row_ends(method, options):
+    assert check(RowEnds(2, vocabulary=3, seed=1), method, options) > 1e-3
+
+
+@pytest.mark.parametrize("context", [1, 2])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("pjd-staircase", {"guidance": 2.0}),
+        ("pjd-staircase", {"window": 2, "stand_in": "above"}),
+        ("pjd-staircase", {"redraft": "gumbel", "stand_in": "newest"}),
+        ("pjd-staircase", {"accept": "match", "redraft": "gumbel"}),
+        ("pjd-staircase", {"reach": "gap", "rows": 2}),
+        # One code a row and forward keeps the distance by itself.
+        ("zipar", {}),
+    ],
+)
+def test_the_staircase_draws_from_its_own_model(method, options, context):
+    model = rectangle(3, 3, vocabulary=2)
+    assert check(model, method, {"context": context, **options}, context) > 1e-3
+
+
+def test_the_staircase_with_forced_row_ends():
+    model = RowEnds(2, vocabulary=3, seed=1)
+    assert check(model, "pjd-staircase", {"context": 1}, 1) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("pjd-released", WHOLE),
+        ("sjd", {"window": 4, "redraft": "threshold"}),
+        ("sjd", {"window": 4, "accept": "broken"}),
+        ("pjd", {"context": 1}),
+        ("pjd-plus", {"context": 1}),
+    ],
+)
+def test_the_test_has_teeth(method, options, monkeypatch):
+    # A residual that forgets to subtract q.
+    monkeypatch.setitem(rules.RULES, "broken", rules.Rule(rules.ratio, correction="sampled"))
+    assert check(rectangle(2, 3, vocabulary=3), method, options) < 1e-6
+
+
+PROMPTS = ["cat", "red dog", "dog", "red cat dog", "cat cat"]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 3}])
+@pytest.mark.parametrize("window", [2, 5, 36])
+def test_jacobi_equals_ar_with_the_same_noise(model, options, window):
+    options = {"guidance": 2.0, "redraft": "gumbel", **options}
+    expected = generate(model, PROMPTS, "ar", **options)
+    result = generate(model, PROMPTS, "jacobi", window=window, **options)
+    assert torch.equal(result.tokens, expected.tokens)
+    assert (result.steps <= 36).all() and (result.steps < 36).any()
+
+
+@pytest.mark.parametrize("context", [1, 2, 4])
+def test_staircase_tokens_depend_on_seed_and_context_alone(model, context):
+    options = {
+        "context": context,
+        "accept": "match",
+        "redraft": "gumbel",
+        "stand_in": "newest",
+        "guidance": 2.0,
+    }
+    # One code a row and forward: the slow, sequential evaluation.
+    slow = generate(model, PROMPTS, "zipar", lag="fixed", **options)
+    for schedule in (
+        {"window": 3},
+        {"window": 8, "batch_size": 1},
+        {"window": 8, "rows": 2},
+        {"window": 5, "reach": "gap", "initial": "repeat-left"},
+    ):
+        result = generate(model, PROMPTS, "pjd-staircase", **options, **schedule)
+        assert torch.equal(result.tokens, slow.tokens), schedule
+
+
+def test_group_of_one_is_sjd():
+    model = tiny_model(grid=6, vocabulary=11)
+    alone = generate(model, PROMPTS, "gsd", group=1)
+    assert torch.equal(alone.tokens, generate(model, PROMPTS, "sjd").tokens)
+    # Codes close enough to share their probability are accepted more often.
+    model.tokenizer.codebook.weight[:] = model.tokenizer.codebook.weight[0]
+    grouped = generate(model, PROMPTS, "gsd", group=11)
+    assert grouped.steps.sum() < alone.steps.sum()
+
+
+@pytest.mark.parametrize("method", ["pjd-plus", "pjd-staircase"])
+def test_drafts_are_what_they_are_declared_to_be(model, method):
+    # A code outside the two likeliest has q = 0: drafts and distributions must stay together, in
+    # the iteration after a row is finished too.
+    config = configure(method, context=2, top_k=2, guidance=2.0)
+    engine = Engine(model, config, PROMPTS, torch.arange(len(PROMPTS)))
+    state = engine.start()
+    engine.prefill()
+    for iteration in range(25):
+        engine.step(state, iteration)
+        top = (state.committed[:, :-1] == 6).sum(1, keepdim=True)
+        row = (top + engine.lane).clamp(max=6)[..., : state.proposal.shape[1]]
+        column = state.committed.gather(1, row)[..., None] + engine.place
+        drafts = state.tokens[engine.image[..., None], row[..., None], column]
+        live = engine.place < state.drafted.gather(1, row)[..., None]
+        live &= (row < 6)[..., None]
+        q = state.proposal.gather(-1, drafts[..., None]).squeeze(-1)
+        assert (q[live] > 0).all()
+        torch.testing.assert_close(
+            state.proposal.sum(-1)[live], torch.ones(int(live.sum())), atol=1e-4, rtol=0
+        )
