@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM ?= false
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reproduce train test smoke lint format clean
+.PHONY: help env data reproduce sweeps train test smoke lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,9 +67,13 @@ data: $(VENV)/stamp ## check out the data and weights that ship with the reposit
 			|| echo "Not everything was pulled (see above): going on with what is here." >&2; \
 	fi
 
-reproduce: data ## run the whole pipeline, from the data to the report
-	$(BIN)/dvc repro
+reproduce: data ## run the main pipeline, from the data to the report
+	$(BIN)/dvc repro report
 	@echo "The report: $(CURDIR)/reports/index.html"
+
+sweeps: data ## run everything: all methods over their knobs, hours on 2 cores; resumes
+	$(BIN)/dvc repro
+	@echo "The report: $(CURDIR)/reports/sweeps.html"
 
 NAME ?= emoji-64
 DEVICE ?= cpu

@@ -77,7 +77,7 @@ def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: 
         write_json(partial / "real.json", {"model": model.name, **by_group})
 
 
-def collect(runs: Path, names: list[str], baseline: str = "ar") -> pd.DataFrame:
+def collect(runs: Path, names: list[str], baseline: str = "main/ar") -> pd.DataFrame:
     """One row a run of ``names`` below ``runs``: steps, speed-up, fidelity and Frechet distances.
 
     Fidelity is the mean log-likelihood of the decoded codes under the exact autoregressive model
@@ -85,7 +85,7 @@ def collect(runs: Path, names: list[str], baseline: str = "ar") -> pd.DataFrame:
     a bootstrap over prompts. A row of the baseline with other seeds is the noise floor of every
     column.
     """
-    real = torch.from_numpy(np.load(runs / "real" / "features.npy"))
+    real = torch.from_numpy(np.load(runs / "main/real" / "features.npy"))
     reference = read_table(runs / baseline / "evaluate" / "images.parquet")
     reference_seen = torch.from_numpy(np.load(runs / baseline / "evaluate" / "features.npy"))
 
@@ -103,6 +103,9 @@ def collect(runs: Path, names: list[str], baseline: str = "ar") -> pd.DataFrame:
         evaluated = read_table(path.parent.parent / "evaluate" / "images.parquet")
         seen = torch.from_numpy(np.load(path.parent.parent / "evaluate" / "features.npy"))
         lag = read_table(path.parent / "lag.parquet")
+        trace = read_table(path.parent / "trace.parquet")
+        depths = read_table(path.parent / "depths.parquet")
+        limited = max(1, trace.blocked.sum() + trace.rejected.sum())
         steps = bootstrap(decoded.steps)
         gap = bootstrap(evaluated.log_likelihood - reference.log_likelihood)
         total = len(decoded.tokens[0])
@@ -112,6 +115,8 @@ def collect(runs: Path, names: list[str], baseline: str = "ar") -> pd.DataFrame:
                 "method": config["method"],
                 "context": config["context"],
                 "window": config["window"],
+                "stand_in": config["stand_in"],
+                "group": config["group"],
                 "images": len(decoded),
                 "steps": steps.mean,
                 "steps_low": steps.low,
@@ -130,6 +135,9 @@ def collect(runs: Path, names: list[str], baseline: str = "ar") -> pd.DataFrame:
                 "frechet_real": frechet(real, seen),
                 "frechet_ar": frechet(reference_seen, seen),
                 "mean_lag": np.average(lag.lag, weights=lag.codes) if len(lag) else np.nan,
+                "blocked_share": trace.blocked.sum() / limited,
+                "variation_first": depths.variation.iloc[0] if len(depths) else np.nan,
+                "variation_last": depths.variation.iloc[-1] if len(depths) else np.nan,
             }
         )
     return pd.DataFrame(rows)

@@ -78,7 +78,8 @@ def image_rows(
 
 
 def label(run: str) -> str:
-    """What a reader calls the run ``run`` of the pipeline."""
+    """What a reader calls the run ``run`` of the pipeline, such as "main/context-4"."""
+    run = run.rpartition("/")[2]
     names = {"ar": "AR", "ar-repeat": "AR, other seeds", "sjd": "SJD"}
     return names.get(run, run.replace("context-", "PJD c="))
 

@@ -63,7 +63,7 @@ def table(name: str, title: str) -> str:
 
 def summary(runs: pd.DataFrame) -> str:
     """The result in two sentences."""
-    ar = runs[runs.run == "ar"].iloc[0]
+    ar = runs[runs.run == "main/ar"].iloc[0]
     sjd = runs[runs.method == "sjd"].iloc[0]
     pjd = runs[runs.method == "pjd"].sort_values("context")
     parts = [
@@ -86,41 +86,59 @@ def credits() -> str:
     )
 
 
-def provenance() -> dict[str, Any]:
-    """Stamps of all runs: what they share, and each run's options."""
+def provenance(runs: set[str]) -> dict[str, Any]:
+    """Stamps of ``runs``: what they share, and each run's options."""
     stamps = {
-        path.parent.parent.name: json.loads(path.read_text())
-        for path in sorted(RUNS.glob("*/decode/run.json"))
+        path.parent.parent.relative_to(RUNS).as_posix(): json.loads(path.read_text())
+        for path in sorted(RUNS.glob("*/*/decode/run.json"))
+        if path.parent.parent.relative_to(RUNS).as_posix() in runs
     }
     first = next(iter(stamps.values()))
     shared = {key: first[key] for key in ("model", "dtype", "python", "machine", "gpu", "versions")}
     return {**shared, **{name: stamp["config"] for name, stamp in stamps.items()}}
 
 
-def main() -> int:
-    """Write ``reports/index.html``."""
-    runs = read_table(RESULTS / "collected.parquet")
-    sections = [
-        picture("fig01_pairs", "Figure 1: AR beside PJD, same prompts and seeds"),
-        table("table1_main", "Table 1: main result"),
-        picture("fig06_context_tokens", "Figure 6: context tokens c"),
-    ]
+MAIN = {
+    "fig01_pairs": "Figure 1: AR beside PJD, same prompts and seeds",
+    "table1_main": "Table 1: main result",
+    "fig06_context_tokens": "Figure 6: context tokens c",
+}
+SWEEPS = {
+    "table1_methods": "Table 1, every method and setting",
+    "pareto": "Step compression against fidelity",
+    "ingredients": "From PJD to PJD-plus",
+    "stand_ins": "What stands in for the code before a row",
+}
+"""Sections of the two pages: figures or tables, and their titles."""
+
+
+def section(name: str, title: str) -> str:
+    """A figure's or a table's section, whichever its notebook wrote."""
+    drawn = (FIGURES / name / f"{name}.png").exists()
+    return picture(name, title) if drawn else table(name, title)
+
+
+def main(page: str = "index") -> int:
+    """Write ``reports/index.html``, the main results, or ``reports/sweeps.html``, all of them."""
+    runs = read_table(RESULTS / f"{'collected' if page == 'index' else page}.parquet")
+    chosen = MAIN if page == "index" else MAIN | SWEEPS
+    stamps = provenance(set(runs.run))
     ran = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(json.dumps(value))}</td></tr>"
-        for name, value in provenance().items()
+        for name, value in stamps.items()
     )
-    page = PAGE.format(
-        summary=html.escape(summary(runs)),
-        sections="\n".join(sections),
+    text = PAGE.format(
+        summary=html.escape(summary(runs[runs.run.str.startswith("main/")])),
+        sections="\n".join(section(name, title) for name, title in chosen.items()),
         ran=f"<table>{ran}</table>",
         credits=html.escape(credits()),
     )
     REPORTS.mkdir(parents=True, exist_ok=True)
-    path: Path = REPORTS / "index.html"
-    path.write_text(page)
+    path: Path = REPORTS / f"{page}.html"
+    path.write_text(text)
     print(path)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -107,15 +107,18 @@ def parameters() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
-def planned() -> list[str]:
-    """Names of the runs that params.yaml asks for."""
+def planned(sweeps: bool = False) -> list[str]:
+    """Names of the runs that params.yaml asks for: the main ones and, if wanted, the sweeps'."""
     chosen = parameters()
-    return [*chosen["baselines"], *(f"context-{context}" for context in chosen["contexts"])]
+    names = [*chosen["baselines"], *(f"context-{context}" for context in chosen["contexts"])]
+    more = [f"{item['group']}/{name}" for name, item in chosen["sweeps"].items()]
+    return [f"main/{name}" for name in names] + (more if sweeps else [])
 
 
 def save(run: str, result: Result, table: pd.DataFrame, model: str, dtype: str) -> None:
-    """Write a decoded run: ``images.parquet``, ``trace.parquet``, ``lag.parquet``, ``run.json``.
+    """Write a decoded run; docs/runs.md has every column.
 
+    ``images.parquet``, ``trace.parquet``, ``depths.parquet``, ``lag.parquet``, ``run.json``.
     Wall-clock, which differs between equal runs, goes to ``timings/``.
 
     Args:
@@ -142,6 +145,7 @@ def save(run: str, result: Result, table: pd.DataFrame, model: str, dtype: str) 
         counts = torch.bincount(lag.clamp(min=0)) if len(lag) else torch.zeros(0)
         lags = pd.DataFrame({"lag": np.arange(len(counts)), "codes": counts.numpy()})
         lags.to_parquet(partial / "lag.parquet", index=False)
+        result.trace.depths.to_parquet(partial / "depths.parquet", index=False)
         write_json(partial / "run.json", stamp(result.config, model=model, dtype=dtype))
     write_json(
         TIMINGS / f"{run}.json",

@@ -43,10 +43,10 @@ def test_every_parameter_passed_is_one_the_notebook_has():
 
 def test_the_decode_notebook_and_the_config_agree():
     known = set(papermill.inspect_notebook(str(ROOT / "notebooks" / "03_decode.ipynb")))
-    own = {"run", "model", "images", "batch_size", "device", "threads"}
-    # Of the config, a method's own choices are not parameters of a run.
+    own = {"run", "choices", "model", "images", "batch_size", "device", "threads"}
+    # The method's other choices pass through `choices`.
     assert known - own <= DecodeConfig.names()
-    assert DecodeConfig.names() - known <= {"view", "mask", "resample"}
+    assert {"context", "window", "rows", "guidance"} <= known & DecodeConfig.names()
 
 
 def test_parameters_arrive_typed():
@@ -97,23 +97,33 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     folder = tmp_path / "project"
     copy_of_the_project(folder, "smoke")
     dvc(folder, "pull", "data.dvc", "train@emoji-64")
-    dvc(folder, "repro")
+    dvc(folder, "repro", "report")
     table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
-    assert list(table.index) == ["ar", "ar-repeat", "sjd", "context-4", "context-16"]
-    assert (table.steps["ar"] == table.steps["ar-repeat"]) and table.compression["ar"] == 1
-    assert table.steps["sjd"] < table.steps["ar"]
-    assert table.steps["context-4"] < table.steps["context-16"]
-    assert table.gap["ar"] == 0
+    names = ["ar", "ar-repeat", "sjd", "context-4", "context-16"]
+    assert list(table.index) == [f"main/{name}" for name in names]
+    steps = table.steps.rename(lambda run: run.removeprefix("main/"))
+    assert steps["ar"] == steps["ar-repeat"] and table.compression["main/ar"] == 1
+    assert steps["sjd"] < steps["ar"] and steps["context-4"] < steps["context-16"]
+    assert table.gap["main/ar"] == 0
     assert table[["gap", "frechet_real", "nats"]].notna().all().all()
     report = (folder / "reports" / "index.html").read_text()
     assert report.count("data:image/png") >= 2 and "Table 1" in report
     for name in ("fig01_pairs", "fig06_context_tokens"):
         assert (folder / "figures" / name / f"{name}.png").stat().st_size > 10_000
 
-    assert "up to date" in dvc(folder, "repro")
+    assert "up to date" in dvc(folder, "repro", "report")
     # Another value of the sweep: its own two stages, the table, the figures and the report.
     overlay(folder, {"contexts": [4, 8]})
-    again = dvc(folder, "repro")
+    again = dvc(folder, "repro", "report")
     ran = {line.split("'")[1] for line in again.splitlines() if line.startswith("Running stage")}
     figures = {f"figure@{name}" for name in ("fig01_pairs", "fig06_context_tokens", "table1_main")}
     assert ran == {"decode-context@8", "evaluate-context@8", "collect", "report", *figures}
+
+    # The sweeps build on what is there.
+    dvc(folder, "repro")
+    table = pd.read_parquet(folder / "results" / "sweeps.parquet").set_index("run")
+    assert table.steps["comparison/mc-sjd-16"] < table.steps["main/ar"]
+    assert (table.steps["comparison/zipar-4"] == 16 + 15 * 4) and table.acceptance.notna().any()
+    assert table.steps["comparison/pjd-plus-4"] <= table.steps["comparison/zipar-4"]
+    report = (folder / "reports" / "sweeps.html").read_text()
+    assert report.count("data:image/png") >= 4 and "PJD-plus" in report
