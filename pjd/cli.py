@@ -2,9 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
 from pjd.config import ParameterError
 
@@ -21,6 +22,18 @@ def _commands() -> None:
     """Keep `generate` a command of its own while it is the only one."""
 
 
+def choice(text: str) -> tuple[str, Any]:
+    """Name and typed value of a ``name=value``.
+
+    Raises:
+        ParameterError: if there is no such pair.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ParameterError("--set", text, "must be name=value, such as stand_in=above")
+    return name.replace("-", "_"), yaml.safe_load(value)
+
+
 @app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One caption an image.")],
@@ -34,6 +47,10 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Likeliest codes kept, 0 = all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Probability kept, 1 = all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first image.")] = 0,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another option of the decoder: name=value; repeatable."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")] = Path(
         "out"
     ),
@@ -43,6 +60,7 @@ def generate(
     from pjd.models.registry import resolve
 
     options = {
+        **dict(map(choice, choices or [])),
         "context": context,
         "window": window,
         "rows": rows,

@@ -122,7 +122,6 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     # The sweeps build on what is there.
     dvc(folder, "repro")
     table = pd.read_parquet(folder / "results" / "sweeps.parquet").set_index("run")
-    assert table.steps["comparison/mc-sjd-16"] < table.steps["main/ar"]
     assert (table.steps["comparison/zipar-4"] == 16 + 15 * 4) and table.acceptance.notna().any()
     assert table.steps["comparison/pjd-plus-4"] <= table.steps["comparison/zipar-4"]
     report = (folder / "reports" / "sweeps.html").read_text()

@@ -1,0 +1,30 @@
+"""Code that the documentation shows runs."""
+
+import re
+
+import pytest
+
+from pjd.methods import PRESETS
+from pjd.models.registry import available
+from pjd.paths import ROOT
+from pjd.rules import RULES
+
+
+def examples(page: str) -> list[str]:
+    """Python blocks of a page below the root."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.skipif(not available(), reason="no embedded model on disk: run `make data`")
+def test_the_example_of_a_new_decoder_runs(capsys):
+    (code,) = examples("docs/adding_a_decoder.md")
+    assert len(code.splitlines()) < 40
+    try:
+        exec(code, {})
+    finally:
+        # What the example registers must not outlive it.
+        RULES.pop("typical", None)
+        PRESETS.pop("typical-rows", None)
+    steps = re.findall(r"\[(\d+), (\d+)\]", capsys.readouterr().out)
+    paper, typical = (sum(map(int, pair)) for pair in steps)
+    assert typical < paper
