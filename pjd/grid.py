@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -42,3 +44,43 @@ class Grid:
     def length(self) -> int:
         """Sequence positions of the image, forced tokens included."""
         return self.rows * self.stride
+
+
+@dataclass(frozen=True)
+class View:
+    """How a decoder sees a grid: as rows of codes, or as one row of all of them.
+
+    Args:
+        rows: rows R of the view.
+        columns: positions C of a row that the decoder fills; forced tokens only in one long row.
+        stride: sequence positions a row.
+        grid: what is seen.
+        vocabulary: image codes; the id ``vocabulary`` is the forced row-end token.
+    """
+
+    rows: int
+    columns: int
+    stride: int
+    grid: Grid
+    vocabulary: int
+
+    @classmethod
+    def of(cls, grid: Grid, raster: bool, vocabulary: int) -> "View":
+        """The view of ``grid`` as one row (``raster``) or as its rows."""
+        if raster:
+            return cls(1, grid.length, grid.length, grid, vocabulary)
+        return cls(grid.rows, grid.columns, grid.stride, grid, vocabulary)
+
+    @property
+    def raster(self) -> bool:
+        """Whether the whole grid is one row."""
+        return self.columns == self.grid.length
+
+    @property
+    def ids(self) -> int:
+        """Ids that occur: the codes and, if the format has one, the row-end token."""
+        return self.vocabulary + (self.grid.row_end is not None)
+
+    def forced(self, column: Tensor) -> Tensor:
+        """Where the token at ``column`` int64 [...] is the row-end token, known in advance."""
+        return (column < self.columns) & (column % self.grid.stride >= self.grid.columns)

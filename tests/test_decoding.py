@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from pjd.config import CHOICES
+from pjd.drafts import predecessor, prepare
 from pjd.engine import Engine
 from pjd.front import band, wavefront_steps
 from pjd.generation import generate
@@ -213,7 +214,7 @@ def test_the_stand_in_is_the_code_that_the_option_names(model):
         for counts in ([6, 6, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0]):
             state.committed[0, :6] = torch.tensor(counts)
             lanes = band(state.committed, state.drafted, 6, engine.lanes, 2, config)
-            last = engine.last(state, lanes)[0]
+            last = predecessor(state, engine.view, config, lanes)[0]
             seen.setdefault(stand_in, []).append(int(last[(lanes.start == 0)[0]][0]))
     # Rows 0 and 1 complete, two codes of row 2, row 3 starts; only two codes of row 0, row 1
     # starts; row 0 complete: its last code whatever the option says.
@@ -225,20 +226,20 @@ def test_the_stand_in_is_the_code_that_the_option_names(model):
 def test_initial_drafts_come_from_where_the_option_says(model):
     engine = Engine(model, configure("sjd", window=4), ["cat"], torch.tensor([0]))
     for initial, expected in {"repeat-left": 7, "repeat-above": None, "sample-left": 3}.items():
-        engine.config = configure("sjd", window=4, initial=initial)
+        config = configure("sjd", window=4, initial=initial)
         state = engine.start()
         state.tokens[0, 0, :8] = torch.arange(8)
         state.committed[0, 0], state.drafted[0, 0] = 7, 1
         state.proposal[0, 0, 0, 3] = 1.0
-        lanes = band(state.committed, state.drafted, 36, 1, 0, engine.config)
-        place = lanes.row[..., None] + lanes.start[..., None] + engine.place
-        drafts = engine.prepare(state, lanes, place, 0)
+        lanes = band(state.committed, state.drafted, 36, 1, 0, config)
+        place = lanes.row[..., None] + lanes.start[..., None] + engine.depth
+        drafts = prepare(state, engine.view, config, lanes, place, 0)
         fresh = drafts.tokens[0, 0, 1:3].tolist()
         # Places 8 and 9 are under places 2 and 3.
         assert fresh == ([2, 3] if expected is None else [expected] * 2)
         assert drafts.proposal[0, 0, 1, fresh[0]] == 1 and drafts.proposal[0, 0, 1].sum() == 1
-    engine.config = configure("sjd", window=4, initial="uniform")
-    drafts = engine.prepare(state, lanes, place, 0)
+    config = configure("sjd", window=4, initial="uniform")
+    drafts = prepare(state, engine.view, config, lanes, place, 0)
     torch.testing.assert_close(drafts.proposal[0, 0, 2], torch.full((11,), 1 / 11))
     assert (drafts.proposal[0, 0, 3] == 0).all()
 

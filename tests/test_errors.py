@@ -29,7 +29,12 @@ BAD = [
     ("ar", {"top_k": -5}, "top_k = -5"),
     ("ar", {"seed": -1}, "seed = -1"),
     ("ar", {"contxt": 1}, "contxt = 1: no such option"),
-    ("magic", {}, "method = 'magic': must be one of ar, sjd, pjd"),
+    ("magic", {}, "method = 'magic': must be one of ar, jacobi, sjd"),
+    ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group"),
+    ("gsd", {"group": 0}, "group = 0: must be an integer at least 1"),
+    ("jacobi", {"redraft": "coupled"}, "redraft = 'coupled': must be fresh or gumbel"),
+    ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs mask row-causal"),
+    ("pjd", {"stand_in": "last column"}, "stand_in = 'last column': must be one of newest"),
 ]
 
 

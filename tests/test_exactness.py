@@ -172,9 +172,9 @@ def test_drafts_are_what_they_are_declared_to_be(model, method):
         engine.step(state, iteration)
         top = (state.committed[:, :-1] == 6).sum(1, keepdim=True)
         row = (top + engine.lane).clamp(max=6)[..., : state.proposal.shape[1]]
-        column = state.committed.gather(1, row)[..., None] + engine.place
-        drafts = state.tokens[engine.image[..., None], row[..., None], column]
-        live = engine.place < state.drafted.gather(1, row)[..., None]
+        column = state.committed.gather(1, row)[..., None] + engine.depth
+        drafts = state.tokens[state.image[..., None], row[..., None], column]
+        live = engine.depth < state.drafted.gather(1, row)[..., None]
         live &= (row < 6)[..., None]
         q = state.proposal.gather(-1, drafts[..., None]).squeeze(-1)
         assert (q[live] > 0).all()
