@@ -12,6 +12,7 @@ from pjd.config import ParameterError
 from pjd.generation import generate
 from pjd.methods import configure
 from pjd.models import emoji
+from pjd.models.llamagen import LlamaGenConfig
 from pjd.models.registry import resolve
 
 BAD = [
@@ -92,6 +93,12 @@ def test_missing_weights_say_what_to_do(tmp_path):
         resolve(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="dvc pull"):
         emoji.load("x", tmp_path)
+
+
+@pytest.fixture
+def model():
+    """The sizes that are saved are the original's."""
+    return tiny_model(grid=6, vocabulary=11, sizes=LlamaGenConfig)
 
 
 @pytest.fixture

@@ -19,12 +19,16 @@ class TinyConfig(LlamaGenConfig):
 
 
 def tiny_model(
-    grid: int = 4, vocabulary: int = 7, seed: int = 0, sharpness: float = 3.0
+    grid: int = 4,
+    vocabulary: int = 7,
+    seed: int = 0,
+    sharpness: float = 3.0,
+    sizes: type[LlamaGenConfig] = TinyConfig,
 ) -> EmojiModel:
     """A random model whose distributions are neither flat nor one-hot."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = TinyConfig(
+        config = sizes(
             dim=16,
             layers=2,
             heads=2,
