@@ -17,11 +17,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keep `generate` a command of its own while it is the only one."""
-
-
 def choice(text: str) -> tuple[str, Any]:
     """Name and typed value of a ``name=value``.
 
@@ -83,6 +78,23 @@ def generate(
         image.save(path)
         typer.echo(f"{path}: {prompt} ({int(result.steps[number])} steps)")
     typer.echo(f"{result.seconds:.1f} s for {len(prompts)} images")
+
+
+@app.command()
+def verify(
+    write: Annotated[
+        bool, typer.Option("--write", help="Make this run the one that is expected.")
+    ] = False,
+) -> None:
+    """Compare the main run with the committed results; exit code 1 if a line fails."""
+    from pjd.verdict import verify as compare
+
+    lines = compare(write=write)
+    typer.echo(lines.to_string(index=False))
+    failed = int((lines.verdict != "as expected").sum())
+    typer.echo(f"{len(lines) - failed} of {len(lines)} lines as expected")
+    if failed:
+        raise typer.Exit(1)
 
 
 def main() -> None:

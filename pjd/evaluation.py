@@ -98,7 +98,8 @@ def collect(runs: Path, names: list[str], baseline: str = "main/ar") -> pd.DataF
     rows = []
     for name in names:
         path = runs / name / "decode" / "run.json"
-        config = json.loads(path.read_text())["config"]
+        stamp = json.loads(path.read_text())
+        config = stamp["config"]
         decoded = read_table(path.parent / "images.parquet")
         evaluated = read_table(path.parent.parent / "evaluate" / "images.parquet")
         seen = torch.from_numpy(np.load(path.parent.parent / "evaluate" / "features.npy"))
@@ -112,6 +113,7 @@ def collect(runs: Path, names: list[str], baseline: str = "main/ar") -> pd.DataF
         rows.append(
             {
                 "run": name,
+                "model": stamp["model"],
                 "method": config["method"],
                 "context": config["context"],
                 "window": config["window"],

@@ -12,6 +12,7 @@ import pandas as pd
 from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, REPORTS, RESULTS, RUNS
 from pjd.runs import read_table
+from pjd.verdict import verify
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>
@@ -29,6 +30,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 </style></head><body>
 <h1>Parallel Jacobi Decoding on the embedded model</h1>
 <p>{summary}</p>
+{verdict}
 {sections}
 <h2>What ran</h2>
 <div class="wide">{ran}</div>
@@ -38,14 +40,14 @@ th:first-child, td:first-child {{ text-align: left; }}
 """
 
 
-def picture(name: str, title: str) -> str:
-    """Section of one figure: the PNG inline, and its caption."""
-    path = FIGURES / name / f"{name}.png"
+def picture(path: Path, title: str) -> str:
+    """Section of one figure: the PNG or GIF inline, and its caption."""
+    name, kind = path.stem, path.suffix.removeprefix(".")
     encoded = base64.b64encode(path.read_bytes()).decode()
     caption = html.escape((FIGURES / name / "caption.txt").read_text().strip())
     return (
         f'<h2 id="{name}">{html.escape(title)}</h2><figure>'
-        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{encoded}">'
+        f'<img alt="{html.escape(title)}" src="data:image/{kind};base64,{encoded}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
@@ -98,7 +100,23 @@ def provenance(runs: set[str]) -> dict[str, Any]:
     return {**shared, **{name: stamp["config"] for name, stamp in stamps.items()}}
 
 
+def verdict() -> str:
+    """The first section: what was measured beside what is expected."""
+    title = '<h2 id="verdict">Was it reproduced?</h2>'
+    try:
+        lines = verify()
+    except (FileNotFoundError, ValueError) as error:
+        return f"{title}<p>{html.escape(str(error))}.</p>"
+    good = int((lines.verdict == "as expected").sum())
+    body = lines.to_html(index=False, border=0)
+    return (
+        f"{title}<p>{good} of {len(lines)} lines as expected. Tolerance: three standard deviations "
+        f'of the difference of two such runs.</p><div class="wide">{body}</div>'
+    )
+
+
 MAIN = {
+    "animation": "AR, SJD and PJD at work",
     "fig01_pairs": "Figure 1: AR beside PJD, same prompts and seeds",
     "table1_main": "Table 1: main result",
     "fig06_context_tokens": "Figure 6: context tokens c",
@@ -114,8 +132,11 @@ SWEEPS = {
 
 def section(name: str, title: str) -> str:
     """A figure's or a table's section, whichever its notebook wrote."""
-    drawn = (FIGURES / name / f"{name}.png").exists()
-    return picture(name, title) if drawn else table(name, title)
+    for ending in ("png", "gif"):
+        path = FIGURES / name / f"{name}.{ending}"
+        if path.exists():
+            return picture(path, title)
+    return table(name, title)
 
 
 def main(page: str = "index") -> int:
@@ -129,6 +150,7 @@ def main(page: str = "index") -> int:
     )
     text = PAGE.format(
         summary=html.escape(summary(runs[runs.run.str.startswith("main/")])),
+        verdict=verdict(),
         sections="\n".join(section(name, title) for name, title in chosen.items()),
         ran=f"<table>{ran}</table>",
         credits=html.escape(credits()),

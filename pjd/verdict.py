@@ -1,0 +1,86 @@
+"""Did a run reproduce the committed results? Line by line, with tolerances from their own noise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pjd.paths import RESULTS, ROOT
+from pjd.runs import read_table, write_json
+
+EXPECTED = ROOT / "expected.json"
+MEASURES = {"steps": "forwards an image", "gap": "nats a token against AR"}
+"""What is compared, and its unit."""
+
+
+def tolerance(low: float, high: float) -> float:
+    """Three standard deviations of the difference of two runs with such a 95 % interval.
+
+    Another machine rounds otherwise, so that it draws other codes from the same distributions: its
+    result is a fresh sample.
+    """
+    return 3 * 2**0.5 * (high - low) / (2 * 1.96)
+
+
+def expectation(table: pd.DataFrame, model: str) -> dict[str, Any]:
+    """What a later run should find, from a table of :func:`pjd.evaluation.collect`."""
+    runs = {
+        row["run"]: {
+            name: {
+                "value": round(float(row[name]), 4),
+                "tolerance": round(tolerance(row[f"{name}_low"], row[f"{name}_high"]), 4),
+            }
+            for name in MEASURES
+        }
+        for row in table.to_dict("records")
+    }
+    return {"model": model, "images": int(table.images.iloc[0]), "runs": runs}
+
+
+def compare(table: pd.DataFrame, model: str, expected: dict[str, Any]) -> pd.DataFrame:
+    """One row a claim: run, measure, measured, expected, tolerance, verdict.
+
+    Raises:
+        ValueError: if ``expected`` is about another model or number of images.
+    """
+    images = int(table.images.iloc[0])
+    if (model, images) != (expected["model"], expected["images"]):
+        raise ValueError(
+            f"expected.json is about {expected['images']} images of {expected['model']}; "
+            f"this run has {images} of {model}: nothing to compare"
+        )
+    measured = table.set_index("run")
+    rows = []
+    for run, measures in expected["runs"].items():
+        for name, claim in measures.items():
+            value = float(measured[name][run]) if run in measured.index else np.nan
+            good = abs(value - claim["value"]) <= claim["tolerance"] + 1e-9
+            rows.append(
+                {
+                    "run": run,
+                    "measure": f"{name}, {MEASURES[name]}",
+                    "measured": round(value, 3),
+                    "expected": claim["value"],
+                    "tolerance": claim["tolerance"],
+                    "verdict": "missing" if np.isnan(value) else "as expected" if good else "FAILS",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def verify(results: Path = RESULTS, expected: Path = EXPECTED, write: bool = False) -> pd.DataFrame:
+    """Compare the main run in ``results`` with ``expected``, or make it what is expected.
+
+    Raises:
+        FileNotFoundError: if there is no run, or nothing is expected.
+        ValueError: if the two are not about the same model and images.
+    """
+    table = read_table(results / "collected.parquet")
+    model = table.model.iloc[0]
+    if write:
+        write_json(expected, expectation(table, model))
+    if not expected.exists():
+        raise FileNotFoundError(f"no {expected}: `pjd verify --write` makes it from this run")
+    return compare(table, model, json.loads(expected.read_text()))
