@@ -126,6 +126,9 @@ SWEEPS = {
     "pareto": "Step compression against fidelity",
     "ingredients": "From PJD to PJD-plus",
     "stand_ins": "What stands in for the code before a row",
+    "fig02_attention": "Figure 2: where the model looks",
+    "fig03_iteration": "Figures 3 and 4: one iteration, and its mask",
+    "fig15_tokens": "Figure 15: tokens drafted and accepted in each iteration",
 }
 """Sections of the two pages: figures or tables, and their titles."""
 
