@@ -1,0 +1,277 @@
+"""Lumina-mGPT (arXiv 2408.02657) and Anole (arXiv 2407.06135): text and image tokens in one model.
+
+Both are a Chameleon (arXiv 2405.09818) and differ in how they write an image: what stands in
+front of it, and whether its size and the ends of its rows are tokens. A :class:`Format` says so
+by names of tokens; their ids, and which token is which image code, come from the checkpoint.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import ChameleonConfig, ChameleonForConditionalGeneration, PreTrainedTokenizerFast
+
+from pjd.grid import Grid
+from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
+from pjd.models.checkpoint import fit, read
+from pjd.models.decoder import DecoderModel, code_head
+
+BEGIN = "<s>"
+SEPARATOR = "<reserved08706>"
+IMAGE = "<racm3:break>"
+"""Tokens of every Chameleon: the first of a text, the last of a prompt, the first of an image."""
+
+VQ = "model.vqmodel."
+"""What the VQGAN's parameters are called within a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a model of the Chameleon family writes an image.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        instruction: the text, with ``{prompt}`` in it; the first token of a text comes before it.
+        start: names of the tokens between the text and the first image code.
+        unconditional: names of the tokens that stand before the image without a prompt.
+        row_end: name of the token after every row of codes, or None.
+        sampling: defaults for options of :class:`pjd.config.DecodeConfig`.
+    """
+
+    width: int
+    height: int
+    instruction: str
+    start: tuple[str, ...]
+    unconditional: tuple[str, ...]
+    row_end: str | None
+    sampling: dict[str, float | int]
+
+
+def lumina(width: int, height: int) -> Format:
+    """Lumina-mGPT's format: the height and the width are tokens, in units of 32 pixels.
+
+    The model would write the start of the image and its size by itself; here they are part of
+    the prompt. The unconditional branch is they alone, at positions from 0.
+    """
+    size = (IMAGE, *(f"<reserved{8800 + pixels // 32:05d}>" for pixels in (height, width)))
+    asked = f"Generate an image of {width}x{height} according to the following prompt:\n"
+    return Format(
+        width=width,
+        height=height,
+        instruction=asked + "{prompt}",
+        start=(SEPARATOR, *size),
+        unconditional=size,
+        row_end="<reserved08799>",
+        sampling={"guidance": 3.0, "temperature": 1.0, "top_k": 2000},
+    )
+
+
+def anole() -> Format:
+    """Anole's format: 512x512 pixels always, and nothing between the rows."""
+    return Format(
+        width=512,
+        height=512,
+        instruction="Generate an image of {prompt}",
+        start=(SEPARATOR, IMAGE),
+        unconditional=(BEGIN, IMAGE),
+        row_end=None,
+        sampling={"guidance": 3.0, "temperature": 0.7, "top_p": 0.9},
+    )
+
+
+FORMATS: dict[str, Format] = {
+    "lumina-mgpt-7b-512": lumina(512, 512),
+    "lumina-mgpt-7b-768": lumina(768, 768),
+    "lumina-mgpt-7b-1024": lumina(1024, 1024),
+    "anole-7b": anole(),
+}
+"""Formats by the name of the model."""
+
+
+def image_tokens(language: ChameleonForConditionalGeneration, codes: int) -> Tensor:
+    """The token of each image code, int64 [codes]; their order is not that of the codes.
+
+    Raises:
+        ValueError: if the names in the configuration's ``vocabulary_map`` do not give every code
+            one token.
+    """
+    tokens = language.model.vocabulary_mapping.img2bpe
+    if sorted(tokens) != list(range(codes)):
+        raise ValueError(f"vocabulary_map has {len(tokens)} image tokens, the VQGAN {codes} codes")
+    return torch.tensor([tokens[code] for code in range(codes)])
+
+
+def assemble(
+    name: str,
+    language: ChameleonForConditionalGeneration,
+    vq: ChameleonVQ,
+    text_tokens: Callable[[str], list[int]],
+    written: Format,
+) -> DecoderModel:
+    """Make a model of its parts.
+
+    Args:
+        name: for labels.
+        language: the transformer; its configuration has a ``vocabulary_map``.
+        vq: the image decoder.
+        text_tokens: tokens of a text, without any in front or behind.
+        written: how the model writes an image.
+
+    Raises:
+        ValueError: if the vocabulary lacks a token that the format needs.
+    """
+    vocabulary = language.config.vocabulary_map
+    row_end = () if written.row_end is None else (written.row_end,)
+    needed = {BEGIN, *written.start, *written.unconditional, *row_end}
+    missing = sorted(needed - vocabulary.keys())
+    if missing:
+        raise ValueError(f"{name}: vocabulary_map has no {', '.join(missing)}")
+    begin = vocabulary[BEGIN]
+    start = [vocabulary[token] for token in written.start]
+    unconditional = [vocabulary[token] for token in written.unconditional]
+
+    def prompt(text: str, conditional: bool) -> list[int]:
+        """Tokens in front of the first image code."""
+        if not conditional:
+            return unconditional
+        return [begin, *text_tokens(written.instruction.format(prompt=text)), *start]
+
+    vectors = vq.quantize.embedding.weight.detach()
+    tokens = image_tokens(language, len(vectors))
+    return DecoderModel(
+        name=name,
+        # Its own forward forbids all image tokens: the backbone and the head are called instead.
+        backbone=language.model,
+        grid=Grid(
+            rows=written.height // vq.reduction,
+            columns=written.width // vq.reduction,
+            row_end=vocabulary[written.row_end] if written.row_end is not None else None,
+        ),
+        tokens=tokens,
+        head=code_head(language.lm_head, tokens),
+        prompt=prompt,
+        pixels=vq,
+        codes=F.normalize(vectors, dim=-1),
+        sampling=written.sampling,
+    )
+
+
+def expand_norms(tensors: dict[str, Tensor], config: ChameleonConfig) -> dict[str, Tensor]:
+    """Give every head its own query and key normalisation, as transformers has it.
+
+    Lumina-mGPT stores one for each of the parts that its weights were split into when trained,
+    [parts, head_dim] instead of [heads, head_dim]; the heads of a part share it.
+
+    Args:
+        tensors: of a checkpoint, by name.
+        config: has the numbers of heads.
+    """
+    heads = {"q_norm": config.num_attention_heads, "k_norm": config.num_key_value_heads}
+    expanded = dict(tensors)
+    for name, tensor in tensors.items():
+        count = next((heads[part] for part in name.split(".") if part in heads), None)
+        if count is not None and tensor.ndim == 2 and tensor.shape[0] in range(1, count):
+            # What does not divide evenly stays as it is, and is refused for its shape.
+            repeats = count // tensor.shape[0] if count % tensor.shape[0] == 0 else 1
+            expanded[name] = tensor.repeat_interleave(repeats, dim=0)
+    return expanded
+
+
+def load_language(
+    tensors: dict[str, Tensor], config: ChameleonConfig, source: str
+) -> ChameleonForConditionalGeneration:
+    """The transformer of a checkpoint, without its VQGAN, in the tensors' own dtype and device.
+
+    Args:
+        tensors: by name; those of the VQGAN are left out.
+        config: of the checkpoint.
+        source: what to call the checkpoint in an error.
+
+    Raises:
+        ValueError: naming every tensor that is missing, unexpected or of another shape.
+    """
+    with torch.device("meta"):
+        language = ChameleonForConditionalGeneration(config)
+    del language.model.vqmodel
+    language.set_attn_implementation("sdpa")
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(VQ)}
+    fit(language, expand_norms(tensors, config), source)
+    # Its frequencies are no part of a checkpoint: computed anew, in single precision.
+    language.model.rotary_emb = type(language.model.rotary_emb)(config).to(language.device)
+    return language
+
+
+def load_vq(tensors: dict[str, Tensor], config: ChameleonConfig, source: str) -> ChameleonVQ:
+    """The image decoder of a checkpoint, in single precision.
+
+    Args:
+        tensors: by name, of the original VQGAN or of a checkpoint that has it within.
+        config: has the sizes.
+        source: what to call the checkpoint in an error.
+
+    Raises:
+        ValueError: naming every tensor that is missing, unexpected or of another shape.
+    """
+    within = {name.removeprefix(VQ): t for name, t in tensors.items() if name.startswith(VQ)}
+    tensors = {
+        name: value.float()
+        for name, value in (within or tensors).items()
+        if not name.startswith(UNUSED)
+    }
+    with torch.device("meta"):
+        vq = ChameleonVQ(config.vq_config)
+    fit(vq, tensors, source)
+    return vq
+
+
+def load(
+    name: str,
+    folder: Path,
+    vq: Path | None = None,
+    tokenizer: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+) -> DecoderModel:
+    """Read an official checkpoint.
+
+    Args:
+        name: a key of :data:`FORMATS`.
+        folder: with ``config.json`` and safetensors.
+        vq: where the VQGAN's weights are, if not in ``folder``: a folder or a file, see
+            :func:`pjd.models.checkpoint.read`.
+        tokenizer: ``tokenizer.json``, if not in ``folder``.
+        device: where the model goes.
+        dtype: of the transformer; the image decoder is in single precision.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: for an unknown name, a damaged file, a tensor that is missing, unexpected or
+            of another shape, or a token that the vocabulary lacks.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"model = {name!r}: must be one of {', '.join(FORMATS)}")
+    tokenizer = tokenizer or folder / "tokenizer.json"
+    for path in (folder / "config.json", tokenizer):
+        if not path.exists():
+            raise FileNotFoundError(f"model {name}: no file {path}")
+    config = ChameleonConfig.from_json_file(folder / "config.json")
+    if config.vocabulary_map is None:
+        raise ValueError(f"model {name}: {folder / 'config.json'} has no vocabulary_map")
+    pictures = vq or folder
+    found = read(pictures, prefix=VQ if pictures.is_dir() else "")
+    if not found:
+        raise ValueError(f"model {name}: {pictures} has no image decoder: say where it is, as vq")
+    decoder = load_vq(found, config, str(pictures))
+    tensors = {key: value.to(dtype) for key, value in read(folder, device).items()}
+    language = load_language(tensors, config, str(folder))
+    words = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer))
+
+    def text_tokens(text: str) -> list[int]:
+        """Tokens of a text alone."""
+        return words(text, add_special_tokens=False)["input_ids"]
+
+    return assemble(name, language, decoder, text_tokens, FORMATS[name])

@@ -1,0 +1,163 @@
+"""The image decoder of Chameleon's VQGAN (arXiv 2405.09818, 2203.13131): codes to pixels.
+
+transformers has the encoder alone. Parameter names are those of the original checkpoint, and of
+the Anole repository's below ``model.vqmodel``. Sizes come from ``ChameleonVQVAEConfig``.
+"""
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ChameleonVQVAEConfig
+
+from pjd.models.tokenizer import to_uint8
+
+UNUSED = ("encoder.", "quant_conv.", "loss.")
+"""Parts of an original checkpoint that read images, or that trained it."""
+
+
+def normalisation(channels: int) -> nn.GroupNorm:
+    """Group normalisation as it is everywhere in the network."""
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions around a residual path."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        """Map ``inputs`` channels to ``channels``."""
+        super().__init__()
+        self.norm1 = normalisation(inputs)
+        self.conv1 = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.norm2 = normalisation(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if inputs == channels else nn.Conv2d(inputs, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, inputs, height, width] to [batch, channels, height, width]."""
+        inner = self.conv1(F.silu(self.norm1(x)))
+        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(inner)))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention of one head over all places."""
+
+    def __init__(self, channels: int) -> None:
+        """Make the four projections."""
+        super().__init__()
+        self.norm = normalisation(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels, height, width] to the same shape."""
+        inner = self.norm(x)
+        query, key, value = (
+            projection(inner).flatten(2).transpose(1, 2)[:, None]
+            for projection in (self.q, self.k, self.v)
+        )
+        out = F.scaled_dot_product_attention(query, key, value)[:, 0]
+        return x + self.proj_out(out.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class Upsample(nn.Module):
+    """Twice the resolution, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        """Make the convolution."""
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels, height, width] to [batch, channels, 2*height, 2*width]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, and the way up from it."""
+
+    def __init__(self, inputs: int, channels: int, blocks: int, last: bool) -> None:
+        """Make ``blocks`` residual blocks; the ``last`` level has no way up."""
+        super().__init__()
+        sizes = [inputs] + [channels] * blocks
+        self.block = nn.ModuleList(
+            ResidualBlock(before, after) for before, after in pairwise(sizes)
+        )
+        self.upsample = nn.Identity() if last else Upsample(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, inputs, height, width] to [batch, channels, ...], larger if not the last."""
+        for block in self.block:
+            x = block(x)
+        return self.upsample(x)
+
+
+class Middle(nn.Module):
+    """Two residual blocks at the lowest resolution, with attention between them."""
+
+    def __init__(self, channels: int) -> None:
+        """Make the blocks."""
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = AttentionBlock(channels)
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels, height, width] to the same shape."""
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Decoder(nn.Module):
+    """Latents to pixels; ``up[0]`` is the highest resolution, as in the original."""
+
+    def __init__(self, config: ChameleonVQVAEConfig) -> None:
+        """Make the levels."""
+        super().__init__()
+        channels = [config.base_channels * factor for factor in config.channel_multiplier]
+        self.conv_in = nn.Conv2d(config.latent_channels, channels[-1], 3, padding=1)
+        self.mid = Middle(channels[-1])
+        self.up = nn.ModuleList(
+            Level(inputs, own, config.num_res_blocks + 1, last=level == 0)
+            for level, (own, inputs) in enumerate(pairwise([*channels, channels[-1]]))
+        )
+        self.norm_out = normalisation(channels[0])
+        self.conv_out = nn.Conv2d(channels[0], config.in_channels, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map [batch, latent_channels, h, w] to [batch, 3, height, width] in about [-1, 1]."""
+        x = self.mid(self.conv_in(latents))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Quantizer(nn.Module):
+    """The vectors of the codes, as they are: not normalised."""
+
+    def __init__(self, codes: int, width: int) -> None:
+        """Make the table."""
+        super().__init__()
+        self.embedding = nn.Embedding(codes, width)
+
+
+class ChameleonVQ(nn.Module):
+    """Codes to images, for a grid of any size.
+
+    Args:
+        config: sizes; ``2 ** (levels - 1)`` pixels a code on a side, 16 in the checkpoints.
+    """
+
+    def __init__(self, config: ChameleonVQVAEConfig) -> None:
+        """Make the codes and the decoder."""
+        super().__init__()
+        self.reduction = 2 ** (len(config.channel_multiplier) - 1)
+        self.quantize = Quantizer(config.num_embeddings, config.embed_dim)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.latent_channels, 1)
+        self.decoder = Decoder(config)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Images uint8 [batch, height, width, 3] of code ids int64 [batch, rows, columns]."""
+        vectors = self.quantize.embedding(ids).permute(0, 3, 1, 2)
+        return to_uint8(self.decoder(self.post_quant_conv(vectors)))

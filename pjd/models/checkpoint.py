@@ -1,0 +1,77 @@
+"""Official checkpoints: tensors from files, and into modules that they must fit exactly."""
+
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+INDEX = "model.safetensors.index.json"
+
+
+def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> dict[str, Tensor]:
+    """Tensors by name of a checkpoint.
+
+    Args:
+        path: a folder with ``model.safetensors`` or with shards and their index, a safetensors
+            file, or a torch file whose tensors are at the top or below "state_dict".
+        device: where the tensors go.
+        prefix: read only the tensors whose names begin with it, and only the shards with such.
+
+    Raises:
+        FileNotFoundError: if the file, or a shard that the index names, is missing.
+        ValueError: if a file is damaged, or holds more than tensors.
+    """
+    files = [path]
+    if path.is_dir():
+        files = [path / "model.safetensors"]
+        if (path / INDEX).exists():
+            shards = json.loads((path / INDEX).read_text())["weight_map"]
+            used = {shard for name, shard in shards.items() if name.startswith(prefix)}
+            files = [path / shard for shard in sorted(used)]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        raise FileNotFoundError(f"no file {', '.join(missing)}")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="pt", device=str(device)) as opened:
+                    for name in opened.keys():  # noqa: SIM118 (it is no dict)
+                        if name.startswith(prefix):
+                            tensors[name] = opened.get_tensor(name)
+            else:
+                # Tensors only: an ordinary pickle could run code of its own.
+                loaded = torch.load(file, map_location=device, weights_only=True)
+                loaded = loaded.get("state_dict", loaded)
+                tensors |= {name: loaded[name] for name in loaded if name.startswith(prefix)}
+        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{file} is damaged, or holds more than tensors: {error}") from error
+    return tensors
+
+
+def fit(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Make ``tensors`` the parameters of ``module``, which may be on the meta device.
+
+    Args:
+        module: takes the tensors as they are, dtype and device too.
+        tensors: all of its state by name, and nothing else.
+        source: what to call the tensors in the error.
+
+    Raises:
+        ValueError: naming every tensor that is missing, unexpected or of another shape.
+    """
+    expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    wrong += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    wrong += [
+        f"{name} is {found[name]}, not {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    if wrong:
+        raise ValueError(f"{source} does not fit {type(module).__name__}: {'; '.join(wrong)}")
+    module.load_state_dict(tensors, assign=True)
