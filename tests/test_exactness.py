@@ -101,19 +101,24 @@ def test_the_staircase_with_forced_row_ends():
 
 
 @pytest.mark.parametrize(
-    ("method", "options"),
+    ("method", "options", "seed"),
     [
-        ("pjd-released", WHOLE),
-        ("sjd", {"window": 4, "redraft": "threshold"}),
-        ("sjd", {"window": 4, "accept": "broken"}),
-        ("pjd", {"context": 1}),
-        ("pjd-plus", {"context": 1}),
+        ("pjd-released", WHOLE, 0),
+        # Small in some models, where few tokens lose half of their probability.
+        (
+            "sjd",
+            {"window": 6, "redraft": "threshold", "initial": "uniform", "guidance": 2.0},
+            1,
+        ),
+        ("sjd", {"window": 4, "accept": "broken"}, 0),
+        ("pjd", {"context": 1}, 0),
+        ("pjd-plus", {"context": 1}, 0),
     ],
 )
-def test_the_test_has_teeth(method, options, monkeypatch):
+def test_the_test_has_teeth(method, options, seed, monkeypatch):
     # A residual that forgets to subtract q.
     monkeypatch.setitem(rules.RULES, "broken", rules.Rule(rules.ratio, correction="sampled"))
-    assert check(rectangle(2, 3, vocabulary=3), method, options) < 1e-6
+    assert check(rectangle(2, 3, vocabulary=3, seed=seed), method, options) < 1e-6
 
 
 PROMPTS = ["cat", "red dog", "dog", "red cat dog", "cat cat"]
