@@ -36,8 +36,7 @@ def prepare(
     kept = state.drafted.gather(1, lanes.row)
     kept = torch.where(lanes.active, torch.minimum(kept, lanes.drafts), kept)
     fresh = (depth >= kept[..., None]) & (depth < lanes.drafts[..., None])
-    first = uniform(state.seeds, DRAFT, iteration, place) * view.vocabulary
-    first = first.long()
+    first = (uniform(state.seeds, DRAFT, iteration, place) * view.vocabulary).long()
     if config.initial not in ("random", "uniform"):
         source = neighbour(state, view, config, lanes, Drafts(tokens, proposal), kept, column)
         first = torch.where((source >= 0) & (source < view.vocabulary), source, first)

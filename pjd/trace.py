@@ -86,17 +86,8 @@ class Trace:
 
     def cut(self, iterations: int) -> "Trace":
         """The first ``iterations``, on the CPU."""
-        counts = (
-            self.committed,
-            self.drafted,
-            self.accepted,
-            self.fed,
-            self.blocked,
-            self.rejected,
-        )
-        return Trace(
-            self.columns, *(count[:iterations].cpu() for count in counts), self.variation.cpu()
-        )
+        counts = (getattr(self, name)[:iterations].cpu() for name in COUNTS)
+        return Trace(self.columns, *counts, self.variation.cpu())
 
     @classmethod
     def join(cls, traces: list["Trace"]) -> "Trace":
