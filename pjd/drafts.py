@@ -1,6 +1,7 @@
 """What is fed where nothing is committed yet: first drafts, and the input that starts a row."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +11,27 @@ from pjd.config import DecodeConfig
 from pjd.front import Band
 from pjd.grid import View
 from pjd.noise import DRAFT, uniform
+from pjd.queries import Queries, spread
 from pjd.state import State
 from pjd.verify import Drafts
 
 
-def prepare(
-    state: State, view: View, config: DecodeConfig, lanes: Band, place: Tensor, iteration: int
-) -> Drafts:
+class Windows(NamedTuple):
+    """What the lanes feed.
+
+    Attributes:
+        last: int64 [batch, lanes]; the token before the drafts, see :func:`predecessor`.
+        tokens: int64 [batch, lanes, window]; the drafts.
+        kept: int64 [batch, lanes]; how many of them come from the iteration before: their
+            distributions are known to the state, the others are first drafts.
+    """
+
+    last: Tensor
+    tokens: Tensor
+    kept: Tensor
+
+
+def prepare(state: State, view: View, config: DecodeConfig, lanes: Band, iteration: int) -> Windows:
     """Fill the window of every lane: drafts kept from before, then first drafts.
 
     Args:
@@ -24,31 +39,21 @@ def prepare(
         view: the decoder's.
         config: the method's choices.
         lanes: the active rows.
-        place: int64 [batch, lanes, window]; raster places that the tokens are for.
         iteration: iterations done.
     """
-    depth = torch.arange(config.window, device=place.device)
-    column = lanes.start[..., None] + depth
-    tokens = state.tokens[state.image[..., None], lanes.row[..., None], column]
-    missing = lanes.row.shape[1] - state.proposal.shape[1]
-    proposal = F.pad(state.proposal, (0, 0, 0, 0, 0, missing))
-    # A row that must wait for the row above is idle, and its drafts stay as they are.
-    kept = state.drafted.gather(1, lanes.row)
-    kept = torch.where(lanes.active, torch.minimum(kept, lanes.drafts), kept)
+    depth = torch.arange(config.window, device=lanes.row.device)
+    row, column = lanes.row[..., None], lanes.start[..., None] + depth
+    tokens = state.tokens[state.image[..., None], row, column]
+    kept = torch.minimum(state.drafted.gather(1, lanes.row), lanes.drafts)
     fresh = (depth >= kept[..., None]) & (depth < lanes.drafts[..., None])
-    first = (uniform(state.seeds, DRAFT, iteration, place) * view.vocabulary).long()
+    noise = uniform(state.seeds[..., None], DRAFT, iteration, row * view.stride + column)
+    first = (noise * view.vocabulary).long()
     if config.initial not in ("random", "uniform"):
-        source = neighbour(state, view, config, lanes, Drafts(tokens, proposal), kept, column)
+        source = neighbour(state, view, config, lanes, tokens, kept, column)
         first = torch.where((source >= 0) & (source < view.vocabulary), source, first)
-    forced = view.forced(column)
-    first = torch.where(forced, view.vocabulary, first)
-    proposal = torch.where((depth < kept[..., None])[..., None], proposal, 0.0)
-    certain = fresh
-    if config.initial == "uniform":
-        certain = fresh & forced
-        proposal[..., : view.vocabulary] += (fresh & ~forced)[..., None] / view.vocabulary
-    proposal.scatter_add_(-1, first[..., None], certain[..., None].to(proposal.dtype))
-    return Drafts(torch.where(fresh, first, tokens), proposal)
+    first = torch.where(view.forced(column), view.vocabulary, first)
+    last = predecessor(state, view, config, lanes)
+    return Windows(last, torch.where(fresh, first, tokens), kept)
 
 
 def neighbour(
@@ -56,7 +61,7 @@ def neighbour(
     view: View,
     config: DecodeConfig,
     lanes: Band,
-    drafts: Drafts,
+    tokens: Tensor,
     kept: Tensor,
     column: Tensor,
 ) -> Tensor:
@@ -67,7 +72,7 @@ def neighbour(
         view: the decoder's.
         config: the method's choices.
         lanes: the active rows.
-        drafts: the windows, with as many drafts as are ``kept``.
+        tokens: int64 [batch, lanes, window]; the windows, with as many drafts as are ``kept``.
         kept: int64 [batch, lanes].
         column: int64 [batch, lanes, window]; columns that the windows cover.
 
@@ -83,12 +88,11 @@ def neighbour(
         known &= state.committed.gather(1, row.squeeze(-1))[..., None] > above
         return torch.where(known, state.tokens[state.image[..., None], row, above], -1)
     last = state.tokens[state.image, lanes.row, (lanes.start - 1).clamp(min=0)]
-    end = (kept - 1).clamp(min=0)[..., None]
+    end = (kept - 1).clamp(min=0)
     if config.initial == "sample-left":
-        left = drafts.proposal.gather(2, end[..., None].expand(-1, -1, -1, view.ids))
-        left = left.squeeze(2).argmax(-1)
+        left = state.proposal[state.proposed(lanes.row, lanes.start + end)].argmax(-1)
     else:
-        left = drafts.tokens.gather(-1, end).squeeze(-1)
+        left = tokens.gather(-1, end[..., None]).squeeze(-1)
     source = torch.where(kept > 0, left, torch.where(lanes.start > 0, last, -1))
     return source[..., None].expand_as(column)
 
@@ -122,24 +126,43 @@ def predecessor(state: State, view: View, config: DecodeConfig, lanes: Band) -> 
     return torch.where(start == 0, state.tokens[state.image, source, column], newest)
 
 
-def misaligned(drafts: Drafts, last: Tensor, count: Tensor, late: Tensor) -> Drafts:
-    """The drafts one place on, where the released code loses count (METHODS 3.3).
+def declare(
+    state: State,
+    view: View,
+    config: DecodeConfig,
+    lanes: Band,
+    windows: Windows,
+    queries: Queries,
+) -> Drafts:
+    """The drafts that the queries' predictions are tested against, and what they were drawn from.
 
-    In the iteration after a row is finished, the distribution after a lane's last committed token
-    is tested against that very token, here declared as certain, and so on.
+    A draft of the iteration before has the distribution it was drawn from then; a first draft is
+    declared as certain or, with ``initial`` "uniform", as uniform.
+
+    In the iteration after a row is finished, the released code loses count (METHODS 3.3): it
+    tests the distribution after a lane's last committed token against that very token, here
+    declared as certain, and so on, one place on.
 
     Args:
-        drafts: as fed.
-        last: int64 [batch, lanes], tokens before them.
-        count: int64 [batch, lanes], drafts to test.
-        late: bool [batch, 1], images that this happens to.
+        state: of the batch.
+        view: the decoder's.
+        config: the method's choices.
+        lanes: the active rows.
+        windows: as fed.
+        queries: as fed.
     """
-    depth = torch.arange(drafts.tokens.shape[-1], device=last.device)
-    shifted = (late & (count > 0))[..., None] & (depth < count[..., None])
-    certain = F.one_hot(last[..., None], drafts.proposal.shape[-1]).to(drafts.proposal.dtype)
-    tokens = torch.cat([last[..., None], drafts.tokens[..., :-1]], dim=-1)
-    proposal = torch.cat([certain, drafts.proposal[..., :-1, :]], dim=-2)
-    return Drafts(
-        torch.where(shifted, tokens, drafts.tokens),
-        torch.where(shifted[..., None], proposal, drafts.proposal),
-    )
+    tested = queries.depth < spread(lanes.drafts, queries.lane)
+    late = queries.flush & tested & (config.finish == "released")
+    # One entry before the window, for the token that precedes it; one lane for the blanks.
+    tokens = F.pad(torch.cat([windows.last[..., None], windows.tokens], dim=-1), (0, 0, 0, 1))
+    depth, column = queries.depth - late.long(), queries.column + 1 - late.long()
+    token = tokens.flatten(1).gather(1, queries.lane * tokens.shape[-1] + depth + 1)
+    known = tested & (depth >= 0) & (depth < spread(windows.kept, queries.lane))
+    proposal = state.proposal[state.proposed(queries.row, column)]
+    proposal.masked_fill_(~known[..., None], 0.0)
+    certain = first = tested & ~known
+    if config.initial == "uniform":
+        certain = first & (view.forced(column) | (depth < 0))
+        proposal[..., : view.vocabulary] += (first & ~certain)[..., None] / view.vocabulary
+    proposal.scatter_add_(-1, token[..., None], certain[..., None].to(proposal.dtype))
+    return Drafts(token, proposal)

@@ -13,17 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pjd.config import DecodeConfig
-from pjd.drafts import misaligned, predecessor, prepare
+from pjd.drafts import Windows, declare, prepare
 from pjd.front import Band, band, lanes_needed
 from pjd.grid import View
 from pjd.mask import causal, drafts_seen, visible
 from pjd.models.base import ImageModel, Prompt
 from pjd.noise import COIN, FIXED, TOKEN, uniform
+from pjd.queries import Queries
 from pjd.rules import RULES
 from pjd.sampling import guide, probabilities
 from pjd.state import State
 from pjd.trace import Trace
-from pjd.verify import Drafts, Limits, Noise, Verdict, verify
+from pjd.verify import Limits, Noise, Verdict, verify
 
 
 class Decoded(NamedTuple):
@@ -38,28 +39,6 @@ class Decoded(NamedTuple):
     tokens: Tensor
     seconds: float
     trace: Trace
-
-
-class Queries(NamedTuple):
-    """Inputs of one forward, flat: window places of all lanes, and one token to flush.
-
-    Attributes:
-        token: int64 [batch, queries].
-        row: int64 [batch, queries]; the row that the prediction is for.
-        column: int64 [batch, queries]; column of the token in that row, -1 if it starts the row.
-        slot: int64 [batch, queries]; where keys and values go.
-        valid: bool [batch, queries]; False for places that nothing is fed at.
-    """
-
-    token: Tensor
-    row: Tensor
-    column: Tensor
-    slot: Tensor
-    valid: Tensor
-
-    def take(self, order: Tensor) -> "Queries":
-        """The queries at ``order`` int64 [batch, fewer]."""
-        return Queries(*(field.gather(1, order) for field in self))
 
 
 class Engine:
@@ -113,30 +92,28 @@ class Engine:
         lanes = band(
             state.committed, state.drafted, self.view.columns, self.lanes, self.context, self.config
         )
-        lanes = lanes.first(self.lanes_in_use(state, lanes))
-        place = lanes.row[..., None] * self.view.stride + lanes.start[..., None] + self.depth
-        drafts = prepare(state, self.view, self.config, lanes, place, iteration)
-        last = predecessor(state, self.view, self.config, lanes)
-        queries = self.queries(state, lanes, drafts, last, place)
+        lanes = lanes.first(self.lanes_in_use(lanes))
+        windows = prepare(state, self.view, self.config, lanes, iteration)
+        queries = self.queries(state, lanes, windows)
         target = self.predict(state, lanes, queries)
-        fed = drafts
-        if self.config.finish == "released":
-            drafts = misaligned(drafts, last, lanes.drafts, queries.valid[:, -1:])
         verdict = verify(
             target,
-            drafts,
+            declare(state, self.view, self.config, lanes, windows, queries),
+            queries.lane,
+            queries.depth,
             Limits(lanes.drafts, lanes.room, lanes.resample),
-            self.noise(state, place, iteration),
+            self.noise(state, queries, iteration),
             RULES[self.config.accept],
             self.config.redraft,
             self.model.codes,
             self.config.group,
         )
-        state.commit(lanes, fed, verdict, self.view.columns)
+        state.commit(lanes, queries, verdict, self.view.columns)
         return lanes, queries, verdict
 
-    def noise(self, state: State, place: Tensor, iteration: int) -> Noise:
-        """The random numbers that verification at ``place`` int64 [batch, lanes, window] uses."""
+    def noise(self, state: State, queries: Queries, iteration: int) -> Noise:
+        """The random numbers that verification uses at the places of ``queries``."""
+        place = queries.row * self.view.stride + queries.column + 1
         fixed = None
         if self.config.redraft == "gumbel":
             token = torch.arange(self.view.ids, device=place.device)
@@ -147,100 +124,89 @@ class Engine:
             fixed,
         )
 
-    def queries(
-        self, state: State, lanes: Band, drafts: Drafts, last: Tensor, place: Tensor
-    ) -> Queries:
+    def queries(self, state: State, lanes: Band, windows: Windows) -> Queries:
         """Inputs of the forward: each lane's last committed token and drafts, and the flush."""
-        view = self.view
-        row = lanes.row[..., None].expand_as(place)
-        slot = self.prefix + place - 1
+        view, count = self.view, lanes.row.shape[1]
+        column = lanes.start[..., None] + self.depth - 1
+        slot = self.prefix + lanes.row[..., None] * view.stride + column
         # A stand-in gets a place of its own; a row-end token and the prompt's end have theirs.
         stand_in = (lanes.start == 0) & (lanes.row > 0) & (view.stride == view.columns)
-        own = self.scratch + self.lane[: row.shape[1]]
-        slot[..., 0] = torch.where(stand_in, own, slot[..., 0])
-        windows = Queries(
-            token=torch.cat([last[..., None], drafts.tokens[..., :-1]], dim=-1),
-            row=row,
-            column=lanes.start[..., None] + self.depth - 1,
-            slot=slot,
-            valid=lanes.active[..., None] & (self.depth <= lanes.drafts[..., None]),
-        )
+        slot[..., 0] = torch.where(stand_in, self.scratch + self.lane[:count], slot[..., 0])
         # The last token of a finished row has not been fed yet, for it predicts no code of its
         # row: it is fed once, beside the others.
         top = state.finished(view.columns)
         above = (top - 1).clamp(min=0)
-        flush = Queries(
-            token=state.tokens[state.image, above, view.columns - 1],
-            row=above,
-            column=torch.full_like(above, view.columns - 1),
-            slot=self.prefix + above * view.stride + view.columns - 1,
-            valid=(state.flushed < top) & (top < view.rows),
-        )
+        end = torch.full_like(above, view.columns - 1)
+        flush = (state.flushed < top) & (top < view.rows)
         state.flushed = top
-        pairs = zip(windows, flush, strict=True)
-        return Queries(*(torch.cat([window.flatten(1), one], dim=1) for window, one in pairs))
+        pairs = (
+            (
+                torch.cat([windows.last[..., None], windows.tokens[..., :-1]], dim=-1),
+                state.tokens[state.image, above, end],
+            ),
+            (lanes.row[..., None].expand_as(column), above),
+            (column, end),
+            (slot, self.prefix + above * view.stride + end),
+            (lanes.active[..., None] & (self.depth <= lanes.drafts[..., None]), flush),
+        )
+        fields = [torch.cat([window.flatten(1), one], dim=1) for window, one in pairs]
+        order = self.packing(fields[-1])
+        token, row, column, slot, valid = (field.gather(1, order) for field in fields)
+        lane = torch.where(valid, order // self.config.window, count)
+        # Blanks write to the last slot.
+        slot = torch.where(valid, slot, self.slots - 1)
+        depth = order % self.config.window
+        return Queries(token, row, column, slot, valid, lane, depth, flush)
 
     def predict(self, state: State, lanes: Band, queries: Queries) -> Tensor:
-        """One forward: the distributions p [batch, lanes, window, vocabulary]."""
-        view, total = self.view, queries.token.shape[1]
-        order = self.packing(queries.valid)
-        fed = queries.take(order)
+        """One forward: the distributions p [batch, queries, ids]."""
+        view = self.view
         blank = torch.zeros_like(state.committed)
         # Of as many drafts as the window is long, the last is tested but not fed.
         drafts = blank.scatter(1, lanes.row, lanes.drafts.clamp(max=self.config.window - 1))[:, :-1]
         active = blank.bool().scatter(1, lanes.row, lanes.active)[:, :-1]
         committed = state.committed[:, :-1]
+        row, column = queries.row, queries.column
         unhidden = drafts_seen(
-            self.config.mask,
-            fed.row,
-            fed.column,
-            committed,
-            drafts,
-            active,
-            queries.valid[:, -1:].long(),
+            self.config.mask, row, column, committed, drafts, active, queries.flush.long()
         )
         lag = self.context if self.config.lag == "fixed" else None
-        image = visible(
-            fed.row, fed.column, committed, drafts, view.columns, view.stride, unhidden, lag
-        )
-        # Places that nothing is fed at write to the last slot, and look at nothing else.
-        slot = torch.where(fed.valid, fed.slot, self.slots - 1)
-        image = image & fed.valid[..., None]
-        own = slot[..., None] == torch.arange(self.scratch, self.slots, device=slot.device)
+        image = visible(row, column, committed, drafts, view.columns, view.stride, unhidden, lag)
+        # A blank sees the prompt and itself.
+        image = image & queries.valid[..., None]
+        scratch = torch.arange(self.scratch, self.slots, device=row.device)
+        own = queries.slot[..., None] == scratch
         places = torch.cat([image, own], dim=-1).repeat(self.branches, 1, 1)
         prompt = self.prompt.mask[:, None].expand(-1, places.shape[1], -1)
-        x = self.model.embed(fed.token).repeat(self.branches, 1, 1)
-        begins = ((fed.row == 0) & (fed.column < 0)).repeat(self.branches, 1)
+        x = self.model.embed(queries.token).repeat(self.branches, 1, 1)
+        begins = ((row == 0) & (column < 0)).repeat(self.branches, 1)
         x = torch.where(begins[..., None], self.prompt.embeddings[:, -1:], x)
-        raster = torch.where(fed.valid, fed.row * view.stride + fed.column, -1)
+        raster = torch.where(queries.valid, row * view.stride + column, -1)
         positions = self.prompt.positions[:, -1:] + 1 + raster.repeat(self.branches, 1)
         logits = self.model.forward(
             x,
             positions,
             torch.cat([prompt, places], dim=-1)[:, None],
-            self.cache.at(slot.repeat(self.branches, 1)),
+            self.cache.at(queries.slot.repeat(self.branches, 1)),
         )
         if self.branches == 2:
             logits = guide(logits, self.config.guidance)
         target = probabilities(logits, self.config)
         if view.ids > view.vocabulary:
-            forced = view.forced(fed.column + 1)[..., None]
+            forced = view.forced(column + 1)[..., None]
             target = F.pad(target.masked_fill(forced, 0.0), (0, 1))
             target[..., -1:] += forced
-        result = target.new_zeros(len(order), total, view.ids)
-        result[state.image, order] = target
-        return result[:, :-1].unflatten(1, (-1, self.config.window))
+        return target
 
-    def lanes_in_use(self, state: State, lanes: Band) -> int:
-        """Lanes that hold drafts or take part, or all where counting them would cost more.
+    def lanes_in_use(self, lanes: Band) -> int:
+        """Lanes whose rows have begun, or all where counting them would cost more.
 
         Reading a count off the CPU costs nothing and saves most of the work; on a GPU it would
         stall the stream, and shapes stay static.
         """
         if lanes.row.device.type != "cpu":
             return self.lanes
-        used = lanes.active | (state.drafted.gather(1, lanes.row) > 0)
-        return max(1, int((used * (self.lane + 1)).max()))
+        return max(1, int((lanes.begun * (self.lane + 1)).max()))
 
     def packing(self, valid: Tensor) -> Tensor:
         """Order int64 [batch, fed] that puts the valid queries first, cut to those on a CPU."""
@@ -278,8 +244,7 @@ class Engine:
         while seen < batch * length:
             for _ in range(min(every, length - iteration)):
                 lanes, queries, verdict = self.step(state, iteration)
-                counts, fed = state.committed, queries.valid
-                trace.record(iteration, state.images, counts, lanes, fed, verdict)
+                trace.record(iteration, state.images, state.committed, lanes, queries, verdict)
                 iteration += 1
             counts = state.committed[:, :-1].sum(1)
             unfinished = (counts < length).nonzero().flatten()

@@ -27,6 +27,11 @@ class Band(NamedTuple):
     room: Tensor
     resample: Tensor
 
+    @property
+    def begun(self) -> Tensor:
+        """Lanes that take part or have codes already, bool [batch, lanes]."""
+        return self.active | (self.start > 0)
+
     def first(self, lanes: int) -> "Band":
         """The first ``lanes`` lanes."""
         return Band(*(field[:, :lanes] for field in self))

@@ -16,11 +16,11 @@ class Evidence(NamedTuple):
     """What a test may look at.
 
     Attributes:
-        target: the new distributions p, float [..., window, vocabulary].
+        target: the new distributions p, float [..., ids].
         proposal: q, what the drafts were drawn from, same shape.
-        tokens: the drafts, int64 [..., window].
-        coins: fresh uniform numbers [..., window] in [0, 1).
-        sampled: what would be drawn from p now, int64 [..., window].
+        tokens: the drafts, int64 [...].
+        coins: fresh uniform numbers [...] in [0, 1).
+        sampled: what would be drawn from p now, int64 [...].
         codes: unit vectors of the codes, float [vocabulary, width].
         group: most codes of a group.
     """
@@ -38,7 +38,7 @@ class Rule(NamedTuple):
     """A test, and what takes the place of a draft that fails it.
 
     Attributes:
-        keeps: from evidence to bool [..., window].
+        keeps: from evidence to bool [...].
         correction: "residual": a token from norm(max(0, p - q)); "sampled": the token drawn anew.
     """
 
@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 
 
 def likelihood(distribution: Tensor, tokens: Tensor) -> Tensor:
-    """Probability [..., window] of each of ``tokens`` under ``distribution``."""
+    """Probability [...] of each of ``tokens`` under ``distribution``."""
     return distribution.gather(-1, tokens[..., None]).squeeze(-1)
 
 

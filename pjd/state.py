@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pjd.front import Band
 from pjd.grid import View
-from pjd.verify import Drafts, Verdict
+from pjd.queries import Queries
+from pjd.verify import Verdict
 
 
 @dataclass
@@ -17,12 +18,14 @@ class State:
 
     Attributes:
         images: int64 [batch]; their places in the whole batch.
-        seeds: int64 [batch, 1, 1]; of their random numbers.
+        seeds: int64 [batch, 1]; of their random numbers.
         tokens: int64 [batch, R + 1, C + window]; a row's committed tokens, then its drafts. The
             last row and the last columns take the writes of idle lanes.
         committed: int64 [batch, R + 1]; committed tokens a row.
         drafted: int64 [batch, R + 1]; drafts that a row has after them.
-        proposal: float [batch, lanes, window, ids]; what those drafts were drawn from.
+        proposal: float [batch, lanes + 1, window, ids]; what those drafts were drawn from. The
+            draft at column j of row r has the entry (r mod lanes, j mod window); the last lane
+            takes the writes of blanks.
         flushed: int64 [batch, 1]; finished rows whose last token has been fed.
     """
 
@@ -41,11 +44,11 @@ class State:
         counts = torch.zeros(batch, view.rows + 1, dtype=torch.long, device=device)
         return cls(
             images=torch.arange(batch, device=device),
-            seeds=seeds[:, None, None],
+            seeds=seeds[:, None],
             tokens=counts.new_zeros(batch, view.rows + 1, view.columns + window),
             committed=counts,
             drafted=counts.clone(),
-            proposal=torch.zeros(batch, lanes, window, view.ids, device=device),
+            proposal=torch.zeros(batch, lanes + 1, window, view.ids, device=device),
             flushed=counts.new_zeros(batch, 1),
         )
 
@@ -62,33 +65,29 @@ class State:
         """The images at ``kept`` int64 [fewer]."""
         return State(*(getattr(self, field.name)[kept] for field in fields(self)))
 
-    def commit(self, lanes: Band, drafts: Drafts, verdict: Verdict, columns: int) -> None:
+    def proposed(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where ``proposal`` has the entry of ``column`` in ``row``, int64 [batch, ...] both."""
+        lanes, window = self.proposal.shape[1] - 1, self.proposal.shape[2]
+        return self.image, row % lanes, column % window
+
+    def commit(self, lanes: Band, queries: Queries, verdict: Verdict, columns: int) -> None:
         """Write the outcome of an iteration.
 
         Args:
             lanes: the rows that took part.
-            drafts: as they were fed.
+            queries: as they were fed.
             verdict: on them.
             columns: positions C of a row.
         """
-        active, window = lanes.active, drafts.tokens.shape[-1]
-        depth = torch.arange(window, device=active.device)
-        spare = self.committed.shape[1] - 1
-        written = active[..., None] & (depth <= lanes.drafts[..., None])
-        row = torch.where(written, lanes.row[..., None], spare)
-        column = lanes.start[..., None] + depth
-        self.tokens[self.image[..., None], row, column] = verdict.drafts.tokens
-        row = torch.where(active, lanes.row, spare)
+        spare, window = self.committed.shape[1] - 1, self.proposal.shape[2]
+        blank = queries.lane == lanes.row.shape[1]
+        column = queries.column + 1
+        row = torch.where(blank, spare, queries.row)
+        self.tokens[self.image, row, column] = verdict.drafts.tokens
+        image, lane, place = self.proposed(queries.row, column)
+        lane = torch.where(blank, self.proposal.shape[1] - 1, lane)
+        self.proposal[image, lane, place] = verdict.drafts.proposal
+        row = torch.where(lanes.active, lanes.row, spare)
         left = (lanes.drafts + 1).clamp(max=window) - verdict.committed
         self.drafted.scatter_(1, row, left)
-        before = self.finished(columns)
-        gained = torch.where(active, verdict.committed, 0)
-        self.committed.scatter_add_(1, row, gained)
-        # The band moves down when its top row is finished, the windows right by what was
-        # committed; an idle lane's drafts stay as they were.
-        count = active.shape[1]
-        lane = torch.arange(count, device=active.device)
-        source = (lane + self.finished(columns) - before).clamp(max=count - 1)
-        kept = torch.where(active[..., None, None], verdict.drafts.proposal, drafts.proposal)
-        place = (depth + gained.gather(1, source)[..., None]).clamp(max=window - 1)
-        self.proposal = kept[self.image[..., None], source[..., None], place]
+        self.committed.scatter_add_(1, row, torch.where(lanes.active, verdict.committed, 0))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pjd.front import Band
+from pjd.queries import Queries
 from pjd.verify import Verdict
 
 COUNTS = ("committed", "drafted", "accepted", "fed", "blocked", "rejected")
@@ -61,7 +62,7 @@ class Trace:
         images: Tensor,
         committed: Tensor,
         lanes: Band,
-        valid: Tensor,
+        queries: Queries,
         verdict: Verdict,
     ) -> None:
         """Write one iteration of ``images`` int64 [fewer]."""
@@ -69,8 +70,8 @@ class Trace:
         drafts = torch.where(lanes.active, lanes.drafts, 0)
         accepted = torch.where(lanes.active, verdict.accepted, 0)
         gained = torch.where(lanes.active, verdict.committed, 0)
-        begun = lanes.active | ((lanes.start > 0) & (lanes.row < self.committed.shape[2]))
-        blocked = begun & (gained == lanes.room) & (lanes.start + lanes.room < self.columns)
+        limited = (gained == lanes.room) & (lanes.start + lanes.room < self.columns)
+        blocked = lanes.begun & limited
         rejected = lanes.active & (accepted < torch.minimum(drafts, lanes.room))
 
         def by_row(values: Tensor) -> Tensor:
@@ -79,10 +80,11 @@ class Trace:
         self.committed[iteration, images] = committed[:, :-1].to(torch.int16)
         self.drafted[iteration, images] = by_row(drafts)
         self.accepted[iteration, images] = by_row(accepted)
-        self.fed[iteration, images] = valid.sum(1).to(torch.int16)
+        self.fed[iteration, images] = queries.valid.sum(1).to(torch.int16)
         self.blocked[iteration, images] = blocked.sum(1).to(torch.int16)
         self.rejected[iteration, images] = rejected.sum(1).to(torch.int16)
-        self.variation[images] += torch.where(lanes.active[..., None], verdict.variation, 0).sum(1)
+        zeros = torch.zeros_like(self.variation[: len(images)])
+        self.variation[images] += zeros.scatter_add(1, queries.depth, verdict.variation)
 
     def cut(self, iterations: int) -> "Trace":
         """The first ``iterations``, on the CPU."""

@@ -3,19 +3,25 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pjd.config import Redraft
+from pjd.queries import spread
 from pjd.rules import Evidence, Rule, likelihood
 from pjd.sampling import draw, race
 
+NEVER = 2**31
+"""A depth beyond every window."""
+
 
 class Drafts(NamedTuple):
-    """The windows of all lanes, as they are before or after verification.
+    """Tokens at the places that the queries predict, before or after verification.
 
     Attributes:
-        tokens: int64 [..., window]; the drafts after the committed tokens.
-        proposal: float [..., window, vocabulary]; q, what they were drawn from; 0 beyond them.
+        tokens: int64 [batch, queries].
+        proposal: float [batch, queries, ids]; q, what they were drawn from; 0 where there is no
+            draft.
     """
 
     tokens: Tensor
@@ -23,7 +29,7 @@ class Drafts(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a lane may do in this iteration; all int64 or bool [...].
+    """What a lane may do in this iteration; all int64 or bool [batch, lanes].
 
     Attributes:
         drafts: drafts to test, at most the window.
@@ -40,9 +46,9 @@ class Noise(NamedTuple):
     """Randomness of one iteration, independent of each other and of the drafts' own.
 
     Attributes:
-        coins: uniform [..., window] in [0, 1), for acceptance.
-        tokens: uniform [..., window] in [0, 1), for drawing.
-        fixed: uniform [..., window, vocabulary] in [0, 1), the same in every iteration; or None
+        coins: uniform [batch, queries] in [0, 1), for acceptance.
+        tokens: uniform [batch, queries] in [0, 1), for drawing.
+        fixed: uniform [batch, queries, ids] in [0, 1), the same in every iteration; or None
             where no rule asks for it.
     """
 
@@ -52,14 +58,15 @@ class Noise(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Outcome of one iteration in every lane.
+    """Outcome of one iteration.
 
     Attributes:
-        drafts: the positions after the committed ones: first what is committed now, then the
-            drafts of the next iteration and what they were drawn from.
-        accepted: int64 [...]; drafts accepted.
-        committed: int64 [...]; tokens committed, the one drawn anew included.
-        variation: float [..., window]; total variation between p and q at each draft, 0 beyond.
+        drafts: what the queries' places become: in each window, first what is committed now,
+            then the drafts of the next iteration and what they were drawn from.
+        accepted: int64 [batch, lanes]; drafts accepted.
+        committed: int64 [batch, lanes]; tokens committed, the one drawn anew included.
+        variation: float [batch, queries]; total variation between p and q at each draft, 0 where
+            there is none.
     """
 
     drafts: Drafts
@@ -71,6 +78,8 @@ class Verdict(NamedTuple):
 def verify(
     target: Tensor,
     drafts: Drafts,
+    lane: Tensor,
+    depth: Tensor,
     limits: Limits,
     noise: Noise,
     rule: Rule,
@@ -85,9 +94,11 @@ def verify(
     becomes of the later positions is the choice ``redraft``; q is then what they were drawn from.
 
     Args:
-        target: p, float [..., window, vocabulary]: entry k predicts the k-th position after the
+        target: p, float [batch, queries, ids].
+        drafts: to test against it.
+        lane: int64 [batch, queries]; see :class:`pjd.queries.Queries`.
+        depth: int64 [batch, queries]; entry k of a lane predicts the k-th position after the
             committed ones.
-        drafts: as fed.
         limits: how far each lane may go.
         noise: see :class:`Noise`.
         rule: the test of a draft.
@@ -96,8 +107,7 @@ def verify(
         group: see :class:`pjd.config.DecodeConfig`.
     """
     tokens, proposal = drafts
-    place = torch.arange(tokens.shape[-1], device=tokens.device)
-    tested = place < limits.drafts[..., None]
+    tested = depth < spread(limits.drafts, lane)
     left = (target - proposal).clamp_(min=0)
     variation = left.sum(-1).masked_fill(~tested, 0.0)
     if rule.correction == "sampled" or redraft == "gumbel":
@@ -108,16 +118,22 @@ def verify(
         sampled = tokens
     evidence = Evidence(target, proposal, tokens, noise.coins, sampled, codes, group)
     passed = rule.keeps(evidence) & tested
-    accepted = torch.minimum(passed.long().cumprod(-1).sum(-1), limits.room)
+    failed = tested & ~passed
+    # Where the first draft fails, or all of them.
+    accepted = F.pad(limits.drafts, (0, 1)).scatter_reduce(
+        1, lane, torch.where(failed, depth, tokens.new_full((), NEVER)), "amin"
+    )
+    accepted = torch.minimum(accepted[:, :-1], limits.room)
     resample = limits.resample & (accepted < limits.room)
-    kept = place < accepted[..., None]
-    wrong = (place == accepted[..., None]) & resample[..., None] & tested
+    first = spread(accepted, lane)
+    kept = depth < first
+    wrong = (depth == first) & spread(resample, lane) & tested
     if redraft == "coupled":
-        kept, wrong = passed, tested & ~passed
+        kept, wrong = passed, failed
     still = kept
     if redraft == "threshold":
         good = likelihood(target, tokens) > 0.5 * likelihood(proposal, tokens)
-        still = kept | (good & tested & (place > accepted[..., None]))
+        still = kept | (good & tested & (depth > first))
     if rule.correction == "sampled":
         new = sampled
     else:
@@ -126,7 +142,9 @@ def verify(
         new = draw(torch.where(wrong, left, target), noise.tokens)
         if redraft == "gumbel":
             new = torch.where(wrong.squeeze(-1), new, sampled)
-    q = torch.where((still & ~kept)[..., None], proposal, target)
+    q = target
+    if redraft == "threshold":
+        q = torch.where((still & ~kept)[..., None], proposal, target)
     return Verdict(
         Drafts(torch.where(still, tokens, new), q),
         accepted,

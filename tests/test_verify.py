@@ -19,17 +19,45 @@ PROPOSALS = {
 
 
 def judge(target, proposal, tokens, drafts, room, resample, coins, noise, rule="ratio", **options):
-    """A verdict by positional evidence; fresh drafts and no groups unless told."""
-    return verify(
+    """A verdict on windows of one lane each; fresh drafts and no groups unless told."""
+    depth = torch.arange(tokens.shape[1]).expand_as(tokens)
+    verdict = verify(
         target,
         Drafts(tokens, proposal),
-        Limits(drafts, room, resample),
+        torch.zeros_like(tokens),
+        depth,
+        Limits(drafts[:, None], room[:, None], resample[:, None]),
         Noise(coins, noise),
         RULES[rule] if isinstance(rule, str) else rule,
         options.pop("redraft", "fresh"),
         torch.eye(target.shape[-1]),
         **options,
     )
+    assert verdict.accepted.shape == verdict.committed.shape == (len(tokens), 1)
+    return verdict
+
+
+def test_lanes_stop_at_their_own_first_failure_wherever_their_queries_stand():
+    # Two lanes, their queries in mixed order, and a blank: lane 0 fails at depth 1, lane 1 never.
+    lane, depth = torch.tensor([[1, 0, 2, 1, 0, 0]]), torch.tensor([[1, 2, 0, 0, 0, 1]])
+    p = torch.full((1, 6, 4), 0.25)
+    q = torch.where((lane == 0) & (depth == 1), 1.0, 0.25)[..., None].expand_as(p)
+    verdict = verify(
+        p,
+        Drafts(torch.zeros_like(lane), q),
+        lane,
+        depth,
+        Limits(torch.tensor([[3, 2]]), torch.tensor([[3, 2]]), torch.tensor([[True, True]])),
+        Noise(torch.full((1, 6), 0.5), torch.full((1, 6), 0.9)),
+        RULES["ratio"],
+        "fresh",
+        torch.eye(4),
+    )
+    assert verdict.accepted.tolist() == [[1, 2]]
+    assert verdict.committed.tolist() == [[2, 2]]
+    # Kept: both of lane 1, the first of lane 0; everything else is drawn.
+    assert verdict.drafts.tokens.tolist() == [[0, 3, 3, 0, 0, 3]]
+    assert verdict.variation[0, 2] == 0
 
 
 def outcomes(
