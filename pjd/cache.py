@@ -38,6 +38,7 @@ class SlotCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.sequence = torch.arange(batch, device=device)[:, None]
         self.slots: Tensor | None = None
+        self.used: int | None = None
 
     def take(self, kept: Tensor) -> "SlotCache":
         """A cache of the sequences at ``kept`` int64 [fewer] alone."""
@@ -46,18 +47,23 @@ class SlotCache:
         cache.sequence = self.sequence[: len(kept)]
         return cache
 
-    def at(self, slots: Tensor) -> "SlotCache":
-        """Aim the next forward at ``slots`` int64 [batch, length]; returns the cache itself."""
-        self.slots = slots
+    def at(self, slots: Tensor, used: int | None = None) -> "SlotCache":
+        """Aim the next forward; returns the cache itself.
+
+        Args:
+            slots: int64 [batch, length]; where its keys and values go.
+            used: how many slots it may look at, the first ones; None: all.
+        """
+        self.slots, self.used = slots, used
         return self
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Write [batch, heads, length, head_dim] to the current slots.
 
         Returns:
-            All keys and values of the layer, [batch, heads, slots, head_dim].
+            Keys and values of the layer that may be looked at, [batch, heads, used, head_dim].
         """
         keys, values = self.keys[layer], self.values[layer]
         keys[self.sequence, :, self.slots] = key.transpose(1, 2)
         values[self.sequence, :, self.slots] = value.transpose(1, 2)
-        return keys, values
+        return keys[:, :, : self.used], values[:, :, : self.used]

@@ -62,9 +62,10 @@ class Engine:
         self.lanes = lanes_needed(self.view.rows, config.rows)
         self.branches = 1 if config.guidance == 1 else 2
         self.prompt = model.encode(prompts, guided=self.branches == 2)
-        self.prefix = self.prompt.mask.shape[1]
-        self.scratch = self.prefix + model.grid.length
-        self.slots = self.scratch + self.lanes + 1
+        # Slots: one for blanks, one for each lane's stand-in, the prompt, the image.
+        self.scratch = 1 + self.lanes
+        self.prefix = self.scratch + self.prompt.mask.shape[1]
+        self.slots = self.prefix + model.grid.length
         self.cache = model.cache(self.branches * len(prompts), self.slots)
         self.seeds = seeds.to(device)
         self.lane = torch.arange(self.lanes, device=device)
@@ -76,15 +77,16 @@ class Engine:
 
     def prefill(self) -> None:
         """Feed the prompt but for its last position, which the first iteration feeds."""
-        length = self.prefix - 1
+        shown = self.prompt.mask[:, :-1]
+        length = shown.shape[1]
         if length == 0:
             return
-        slots = torch.arange(length, device=self.model.device)
+        slots = self.scratch + torch.arange(length, device=self.model.device)
         self.model.forward(
             self.prompt.embeddings[:, :-1],
             self.prompt.positions[:, :-1],
-            causal(F.pad(self.prompt.mask, (0, self.slots - self.prefix)), length),
-            self.cache.at(slots.expand(len(self.prompt.mask), -1)),
+            F.pad(causal(shown, length), (self.scratch, 0)),
+            self.cache.at(slots.expand_as(shown), self.prefix - 1),
         )
 
     def step(self, state: State, iteration: int) -> tuple[Band, Queries, Verdict]:
@@ -131,7 +133,7 @@ class Engine:
         slot = self.prefix + lanes.row[..., None] * view.stride + column
         # A stand-in gets a place of its own; a row-end token and the prompt's end have theirs.
         stand_in = (lanes.start == 0) & (lanes.row > 0) & (view.stride == view.columns)
-        slot[..., 0] = torch.where(stand_in, self.scratch + self.lane[:count], slot[..., 0])
+        slot[..., 0] = torch.where(stand_in, 1 + self.lane[:count], slot[..., 0])
         # The last token of a finished row has not been fed yet, for it predicts no code of its
         # row: it is fed once, beside the others.
         top = state.finished(view.columns)
@@ -153,8 +155,7 @@ class Engine:
         order = self.packing(fields[-1])
         token, row, column, slot, valid = (field.gather(1, order) for field in fields)
         lane = torch.where(valid, order // self.config.window, count)
-        # Blanks write to the last slot.
-        slot = torch.where(valid, slot, self.slots - 1)
+        slot = torch.where(valid, slot, 0)
         depth = order % self.config.window
         return Queries(token, row, column, slot, valid, lane, depth, flush)
 
@@ -173,21 +174,22 @@ class Engine:
         lag = self.context if self.config.lag == "fixed" else None
         image = visible(row, column, committed, drafts, view.columns, view.stride, unhidden, lag)
         # A blank sees the prompt and itself.
-        image = image & queries.valid[..., None]
-        scratch = torch.arange(self.scratch, self.slots, device=row.device)
-        own = queries.slot[..., None] == scratch
-        places = torch.cat([image, own], dim=-1).repeat(self.branches, 1, 1)
-        prompt = self.prompt.mask[:, None].expand(-1, places.shape[1], -1)
+        image = (image & queries.valid[..., None]).repeat(self.branches, 1, 1)
+        slot = queries.slot.repeat(self.branches, 1)
+        own = slot[..., None] == torch.arange(self.scratch, device=slot.device)
+        prompt = self.prompt.mask[:, None].expand(-1, slot.shape[1], -1)
+        raster = torch.where(queries.valid, row * view.stride + column, -1)
+        used = self.slots_in_use(raster)
+        mask = torch.cat([own, prompt, image], dim=-1)[:, None, :, :used]
         x = self.model.embed(queries.token).repeat(self.branches, 1, 1)
         begins = ((row == 0) & (column < 0)).repeat(self.branches, 1)
         x = torch.where(begins[..., None], self.prompt.embeddings[:, -1:], x)
-        raster = torch.where(queries.valid, row * view.stride + column, -1)
         positions = self.prompt.positions[:, -1:] + 1 + raster.repeat(self.branches, 1)
         logits = self.model.forward(
             x,
             positions,
-            torch.cat([prompt, places], dim=-1)[:, None],
-            self.cache.at(queries.slot.repeat(self.branches, 1)),
+            mask,
+            self.cache.at(slot, used),
         )
         if self.branches == 2:
             logits = guide(logits, self.config.guidance)
@@ -208,6 +210,15 @@ class Engine:
             return self.lanes
         return max(1, int((lanes.begun * (self.lane + 1)).max()))
 
+    def slots_in_use(self, raster: Tensor) -> int:
+        """Slots that queries at the places ``raster`` look at: no later ones, as a rule of order.
+
+        All on a GPU, where shapes stay static.
+        """
+        if raster.device.type != "cpu":
+            return self.slots
+        return self.prefix + int(raster.max()) + 1
+
     def packing(self, valid: Tensor) -> Tensor:
         """Order int64 [batch, fed] that puts the valid queries first, cut to those on a CPU."""
         order = (~valid).to(torch.int8).argsort(dim=1, stable=True)
@@ -224,12 +235,12 @@ class Engine:
         return state.take(kept)
 
     @torch.inference_mode()
-    def run(self, progress: Callable[[int], None] | None = None) -> Decoded:
+    def run(self, progress: Callable[[int, int], None] | None = None) -> Decoded:
         """Decode the batch.
 
         Args:
-            progress: called now and then with the share of codes committed since the last call,
-                in codes.
+            progress: called now and then with the codes committed since the last call, of all
+                images, and with the forwards done.
         """
         view, device, batch = self.view, self.model.device, len(self.seeds)
         began = self.now()
@@ -250,7 +261,7 @@ class Engine:
             unfinished = (counts < length).nonzero().flatten()
             count = int(counts.sum()) + (batch - len(counts)) * length
             if progress is not None:
-                progress(count - seen)
+                progress(count - seen, iteration)
             seen = count
             # Finished images cost as much as the others until they are let go.
             if len(unfinished) <= 0.75 * len(counts):

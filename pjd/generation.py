@@ -1,5 +1,6 @@
 """The public door: prompts in, images out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,28 @@ def check(config: DecodeConfig, model: ImageModel, prompts: list[str]) -> None:
             raise ParameterError("prompt", prompt, "must be a text that is not empty")
 
 
+def check_seeds(seeds: Sequence[int] | None, first: int, count: int) -> Tensor:
+    """Seeds of ``count`` images, int64 [count]: ``seeds``, or ``first`` and those after it.
+
+    Raises:
+        ParameterError: if there are not ``count``, or one is no integer of 0 to 2**62.
+    """
+    if seeds is None:
+        return first + torch.arange(count)
+    if len(seeds) != count:
+        raise ParameterError("seeds", list(seeds), f"must be {count}, one a prompt")
+    for seed in seeds:
+        check_integer("seed", seed, 0, 2**62)
+    return torch.tensor(seeds)
+
+
 def generate(
     model: ImageModel,
     prompts: list[str],
     method: str = "pjd",
     *,
     batch_size: int = 64,
+    seeds: Sequence[int] | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Result:
@@ -70,6 +87,7 @@ def generate(
         prompts: the captions.
         method: a key of :data:`pjd.methods.PRESETS`.
         batch_size: images decoded together; no result depends on it.
+        seeds: one an image; None: the option ``seed`` for the first, one more for each further.
         progress: show a progress bar.
         options: of :class:`pjd.config.DecodeConfig`, such as ``context=4, seed=0``; what is not
             given is the model's own default, then the method's.
@@ -82,14 +100,19 @@ def generate(
     given = {name: value for name, value in options.items() if value is not None}
     config = configure(method, **{**model.sampling, **given})
     check(config, model, prompts)
+    numbers = check_seeds(seeds, config.seed, len(prompts))
     parts = []
     with tqdm(
-        total=len(prompts) * model.grid.codes, desc=method, unit="code", disable=not progress
+        total=len(prompts) * model.grid.length, desc=method, unit="code", disable=not progress
     ) as bar:
+
+        def advance(codes: int, forwards: int) -> None:
+            bar.set_postfix(steps=forwards, refresh=False)
+            bar.update(codes)
+
         for first in range(0, len(prompts), batch_size):
-            chunk = prompts[first : first + batch_size]
-            seeds = config.seed + torch.arange(first, first + len(chunk))
-            parts.append(Engine(model, config, chunk, seeds).run(bar.update))
+            chunk = slice(first, first + batch_size)
+            parts.append(Engine(model, config, prompts[chunk], numbers[chunk]).run(advance))
     tokens = torch.cat([part.tokens for part in parts])
     trace = Trace.join([part.trace for part in parts])
     return Result(

@@ -19,10 +19,8 @@ import yaml
 
 from pjd.config import DecodeConfig
 from pjd.generation import Result
-from pjd.paths import DATA, ROOT, RUNS, TIMINGS
-
-PROMPT_SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}
-"""Share of the evaluation prompts that comes from each group of the corpus."""
+from pjd.models.base import ImageModel
+from pjd.paths import ROOT, RUNS, TIMINGS
 
 
 @contextmanager
@@ -63,25 +61,6 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is damaged ({error}): delete it and run `dvc repro`") from error
 
 
-def prompts(count: int) -> pd.DataFrame:
-    """The first ``count`` evaluation prompts: columns prompt and group.
-
-    Half are training names in a style held out for them, a quarter unseen names, a quarter
-    training captions. Each group is a prefix of a fixed order, so small sets are subsets of large.
-    """
-    listed = json.loads((DATA / "prompts.json").read_text())
-    parts = []
-    left = count
-    for number, (group, share) in enumerate(PROMPT_SHARES.items()):
-        last = number == len(PROMPT_SHARES) - 1
-        size = left if last else min(left, -(-int(count * share * 4) // 4))
-        if size > len(listed[group]):
-            raise ValueError(f"images = {count}: only {len(listed[group])} prompts of {group}")
-        parts.append(pd.DataFrame({"prompt": listed[group][:size], "group": group}))
-        left -= size
-    return pd.concat(parts, ignore_index=True)
-
-
 def stamp(config: DecodeConfig | None = None, **extra: Any) -> dict[str, Any]:
     """Provenance of a result: commit, versions, machine, and the options that ran."""
 
@@ -115,7 +94,7 @@ def planned(sweeps: bool = False) -> list[str]:
     return [f"main/{name}" for name in names] + (more if sweeps else [])
 
 
-def save(run: str, result: Result, table: pd.DataFrame, model: str, dtype: str) -> None:
+def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> None:
     """Write a decoded run; docs/runs.md has every column.
 
     ``images.parquet``, ``trace.parquet``, ``depths.parquet``, ``lag.parquet``, ``run.json``.
@@ -125,8 +104,7 @@ def save(run: str, result: Result, table: pd.DataFrame, model: str, dtype: str) 
         run: its name, a folder below ``runs/``.
         result: from :func:`pjd.generate`.
         table: prompts, one row an image.
-        model: the model's name.
-        dtype: its arithmetic.
+        model: that decoded it.
     """
     accepted, rejected = result.trace.tested
     with folder(RUNS / run / "decode") as partial:
@@ -146,7 +124,8 @@ def save(run: str, result: Result, table: pd.DataFrame, model: str, dtype: str) 
         lags = pd.DataFrame({"lag": np.arange(len(counts)), "codes": counts.numpy()})
         lags.to_parquet(partial / "lag.parquet", index=False)
         result.trace.depths.to_parquet(partial / "depths.parquet", index=False)
-        write_json(partial / "run.json", stamp(result.config, model=model, dtype=dtype))
+        arithmetic = str(model.dtype).removeprefix("torch.")
+        write_json(partial / "run.json", stamp(result.config, model=model.name, dtype=arithmetic))
     write_json(
         TIMINGS / f"{run}.json",
         {"seconds": result.seconds, "images": len(table), "per_image": result.seconds / len(table)},

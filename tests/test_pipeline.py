@@ -43,7 +43,8 @@ def test_every_parameter_passed_is_one_the_notebook_has():
 
 def test_the_decode_notebook_and_the_config_agree():
     known = set(papermill.inspect_notebook(str(ROOT / "notebooks" / "03_decode.ipynb")))
-    own = {"run", "choices", "model", "images", "batch_size", "device", "threads"}
+    own = {"run", "choices", "model", "prompts", "images"}
+    own |= {"batch_size", "device", "dtype", "threads"}
     # The method's other choices pass through `choices`.
     assert known - own <= DecodeConfig.names()
     assert {"context", "window", "rows", "guidance"} <= known & DecodeConfig.names()

@@ -34,6 +34,7 @@ class ImageModel(Protocol):
         sampling: the model's own defaults for options of :class:`pjd.config.DecodeConfig`.
         codes: vectors of the image codes, of length 1, float [vocabulary, width].
         device: where it lives.
+        dtype: of its arithmetic.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ImageModel(Protocol):
     sampling: dict[str, float | int]
     codes: Tensor
     device: torch.device
+    dtype: torch.dtype
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
         """Encode ``prompts``, and as many unconditional ones if ``guided``."""

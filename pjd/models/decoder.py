@@ -118,6 +118,11 @@ class DecoderModel:
             module.eval().requires_grad_(False)
         self.to(backbone.device)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the backbone's arithmetic."""
+        return self.backbone.dtype
+
     def to(self, device: torch.device | str) -> "DecoderModel":
         """Move the model; returns itself.
 

@@ -42,6 +42,11 @@ class EmojiModel:
         self.device = torch.device("cpu")
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the transformer's arithmetic."""
+        return self.transformer.output.weight.dtype
+
+    @property
     def codes(self) -> Tensor:
         """Unit vectors of the image codes, [vocabulary, width]."""
         return self.tokenizer.codebook.weight
@@ -86,7 +91,7 @@ class EmojiModel:
             config.heads,
             slots,
             config.dim // config.heads,
-            self.transformer.output.weight.dtype,
+            self.dtype,
             self.device,
         )
 

@@ -1,13 +1,17 @@
 """Which models there are, and how to load one by name."""
 
+from importlib import import_module
 from pathlib import Path
 
-from pjd.config import ParameterError
+from pjd.config import ParameterError, check_choice
 from pjd.models.base import ImageModel
+from pjd.models.catalogue import CATALOGUE
 from pjd.paths import WEIGHTS
 
 EMOJI = ("emoji-128", "emoji-96", "emoji-64")
 """The embedded models, best first."""
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def available() -> list[str]:
@@ -16,7 +20,7 @@ def available() -> list[str]:
 
 
 def resolve(name: str) -> Path:
-    """Folder of the model ``name``: "emoji" (the best on disk), an embedded model, or a path.
+    """Folder of a model: "emoji" (the best on disk), an embedded or an official one, or a path.
 
     Raises:
         ParameterError: if the name is none of these, or no weights are there.
@@ -26,18 +30,49 @@ def resolve(name: str) -> Path:
         if not best:
             raise ParameterError("model", name, f"no weights below {WEIGHTS}: run `dvc pull`")
         name = best[0]
+    if name in CATALOGUE:
+        folder = WEIGHTS / name
+        if not folder.is_dir():
+            guide = CATALOGUE[name].guide
+            raise ParameterError(
+                "model", name, f"no folder {folder}: {guide} says what belongs there"
+            )
+        return folder
     folder = WEIGHTS / name if name in EMOJI else Path(name)
     if name not in EMOJI and not folder.is_dir():
-        names = ", ".join(("emoji", *EMOJI))
+        names = ", ".join(("emoji", *EMOJI, *CATALOGUE))
         raise ParameterError("model", name, f"must be one of {names}, or the folder of a model")
     if not (folder / "model.safetensors").exists():
         raise ParameterError("model", name, f"no weights in {folder}: run `dvc pull`")
     return folder
 
 
-def load(name: str = "emoji", device: str = "cpu") -> ImageModel:
-    """Load a model by its name or folder; see :func:`resolve`."""
-    from pjd.models import emoji
+def load(name: str = "emoji", device: str = "cpu", dtype: str | None = None) -> ImageModel:
+    """Load a model.
 
+    Args:
+        name: see :func:`resolve`. An official checkpoint lies in ``weights/<name>``.
+        device: where it goes.
+        dtype: its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model, bfloat16
+            for an official one.
+
+    Raises:
+        ParameterError: for an unknown name or dtype, or missing weights.
+        FileNotFoundError: if an official checkpoint lacks a file.
+        ValueError: if a tensor is missing, unexpected or of another shape.
+    """
     folder = resolve(name)
-    return emoji.load(folder.name, folder).to(device)
+    official = CATALOGUE.get(name)
+    if dtype is not None:
+        check_choice("dtype", dtype, DTYPES)
+    import torch
+
+    if official is None:
+        from pjd.models import emoji
+
+        return emoji.load(folder.name, folder).to(device, getattr(torch, dtype or "float32"))
+    beside = {parameter: WEIGHTS / path for parameter, path in official.beside.items()}
+    family = import_module(f"pjd.models.{official.family}")
+    return family.load(
+        name, folder, **beside, device=device, dtype=getattr(torch, dtype or "bfloat16")
+    )

@@ -1,0 +1,42 @@
+"""The official checkpoints that the package knows. No torch here: the command line asks."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An official checkpoint.
+
+    Attributes:
+        family: the module of :mod:`pjd.models` whose ``load(name, folder, ...)`` reads it.
+        rows: token rows R.
+        columns: image codes C a row.
+        context: context tokens c that the paper uses for a grid of this size: its main table at
+            48 columns, its figure 9 (a quarter of the columns) at others.
+        source: where it is to be had.
+        beside: files that lie in other folders of ``weights/``: parameter of ``load``, and path.
+    """
+
+    family: str
+    rows: int
+    columns: int
+    context: int
+    source: str
+    beside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def guide(self) -> str:
+        """The page that says which files it needs."""
+        return f"docs/checkpoints_{self.family}.md"
+
+
+LUMINA = "huggingface.co/Alpha-VLLM/Lumina-mGPT-7B-"
+ANOLE = {"vq": "anole-7b"}
+
+CATALOGUE = {
+    "lumina-mgpt-7b-512": Checkpoint("chameleon", 32, 32, 8, LUMINA + "512", ANOLE),
+    "lumina-mgpt-7b-768": Checkpoint("chameleon", 48, 48, 11, LUMINA + "768", ANOLE),
+    "lumina-mgpt-7b-1024": Checkpoint("chameleon", 64, 64, 16, LUMINA + "1024", ANOLE),
+    "anole-7b": Checkpoint("chameleon", 32, 32, 8, "huggingface.co/leloy/Anole-7b-v0.1-hf"),
+}
+"""By the name that :func:`pjd.load` takes; their folders in ``weights/`` have the same."""
