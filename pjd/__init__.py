@@ -13,6 +13,7 @@ _PUBLIC = {
     "DecodeConfig": "pjd.config",
     "ParameterError": "pjd.config",
     "configure": "pjd.methods",
+    "decoding": "pjd.custom_generate",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model
 
-from pjd.config import CHOICES
-from pjd.config import ParameterError
+from pjd.config import CHOICES, ParameterError
 from pjd.drafts import declare, predecessor, prepare
 from pjd.engine import Engine
 from pjd.front import band, wavefront_steps

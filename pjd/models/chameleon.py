@@ -5,15 +5,17 @@ front of it, and whether its size and the ends of its rows are tokens. A :class:
 by names of tokens; their ids, and which token is which image code, come from the checkpoint.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration, PreTrainedTokenizerFast
 
+from pjd.config import ParameterError
 from pjd.grid import Grid
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read
@@ -125,11 +127,7 @@ def assemble(
         ValueError: if the vocabulary lacks a token that the format needs.
     """
     vocabulary = language.config.vocabulary_map
-    row_end = () if written.row_end is None else (written.row_end,)
-    needed = {BEGIN, *written.start, *written.unconditional, *row_end}
-    missing = sorted(needed - vocabulary.keys())
-    if missing:
-        raise ValueError(f"{name}: vocabulary_map has no {', '.join(missing)}")
+    check_vocabulary(name, vocabulary, written)
     begin = vocabulary[BEGIN]
     start = [vocabulary[token] for token in written.start]
     unconditional = [vocabulary[token] for token in written.unconditional]
@@ -140,6 +138,63 @@ def assemble(
             return unconditional
         return [begin, *text_tokens(written.instruction.format(prompt=text)), *start]
 
+    return connect(name, language, vq, prompt, written)
+
+
+def wrap(
+    language: ChameleonForConditionalGeneration,
+    prompts: list[list[int]],
+    prompt: Callable[[str, bool], list[int]],
+) -> tuple[DecoderModel, list[int]]:
+    """A model around transformers' own, for prompts in tokens: the last ones say what image it is.
+
+    Args:
+        language: as ``from_pretrained`` gives it.
+        prompts: their tokens; all end alike.
+        prompt: see :class:`pjd.models.decoder.DecoderModel`.
+
+    Returns:
+        The model, which has no pixels, and the tokens after the image: none.
+
+    Raises:
+        ParameterError: if the prompts' ends open no image, or differ.
+    """
+    names = {token: name for name, token in language.config.vocabulary_map.items()}
+    ends = {tuple(names.get(token, "") for token in tokens[-3:]) for tokens in prompts}
+    end = ends.pop()
+    size = [re.fullmatch(r"<reserved08(\d{3})>", name) for name in end[1:]]
+    if end[-1:] == (IMAGE,) and all(other[-1:] == (IMAGE,) for other in ends):
+        written = anole()
+    elif end[:1] == (IMAGE,) and all(size) and not ends:
+        height, width = (32 * (int(name[1]) - 800) for name in size if name)
+        written = lumina(width, height)
+    else:
+        allowed = f"must all end with {IMAGE}, or with it and the same height and width"
+        raise ParameterError("input_ids", " ".join(end), allowed)
+    check_vocabulary("input_ids", language.config.vocabulary_map, written)
+    name = language.config.name_or_path or "chameleon"
+    return connect(name, language, language.model.vqmodel, prompt, written), []
+
+
+def check_vocabulary(name: str, vocabulary: dict[str, int], written: Format) -> None:
+    """Raise ValueError if ``vocabulary`` lacks a token that the format needs."""
+    row_end = () if written.row_end is None else (written.row_end,)
+    needed = {BEGIN, *written.start, *written.unconditional, *row_end}
+    missing = sorted(needed - vocabulary.keys())
+    if missing:
+        raise ValueError(f"{name}: vocabulary_map has no {', '.join(missing)}")
+
+
+def connect(
+    name: str,
+    language: ChameleonForConditionalGeneration,
+    vq: nn.Module,
+    prompt: Callable[[str, bool], list[int]],
+    written: Format,
+) -> DecoderModel:
+    """A decoder model of a transformer, a VQGAN, prompts and a format."""
+    vocabulary = language.config.vocabulary_map
+    reduction = 2 ** (len(language.config.vq_config.channel_multiplier) - 1)
     vectors = vq.quantize.embedding.weight.detach()
     tokens = image_tokens(language, len(vectors))
     return DecoderModel(
@@ -147,8 +202,8 @@ def assemble(
         # Its own forward forbids all image tokens: the backbone and the head are called instead.
         backbone=language.model,
         grid=Grid(
-            rows=written.height // vq.reduction,
-            columns=written.width // vq.reduction,
+            rows=written.height // reduction,
+            columns=written.width // reduction,
             row_end=vocabulary[written.row_end] if written.row_end is not None else None,
         ),
         tokens=tokens,
