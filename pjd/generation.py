@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,11 @@ def check(config: DecodeConfig, model: ImageModel, prompts: list[str]) -> None:
     check_integer("top_k", config.top_k, 0, model.vocabulary)
     if config.rows is not None:
         check_integer("rows", config.rows, 1, model.grid.rows)
+    check_prompts(prompts)
+
+
+def check_prompts(prompts: list[str]) -> None:
+    """Raise :class:`ParameterError` unless there are prompts, each a text that is not empty."""
     if not prompts:
         raise ParameterError("prompts", prompts, "must hold at least one prompt")
     for prompt in prompts:
@@ -68,6 +74,13 @@ def check_seeds(seeds: Sequence[int] | None, first: int, count: int) -> Tensor:
     for seed in seeds:
         check_integer("seed", seed, 0, 2**62)
     return torch.tensor(seeds)
+
+
+def advance(bar: tqdm, before: int, images: int, codes: int, forwards: int) -> None:
+    """Show what a batch has come to: its forwards, and codes an image gained in each."""
+    bar.update(codes)
+    per_step = (bar.n - before) / images / forwards
+    bar.set_postfix(steps=forwards, codes_per_step=f"{per_step:.1f}")
 
 
 def generate(
@@ -105,14 +118,10 @@ def generate(
     with tqdm(
         total=len(prompts) * model.grid.length, desc=method, unit="code", disable=not progress
     ) as bar:
-
-        def advance(codes: int, forwards: int) -> None:
-            bar.set_postfix(steps=forwards, refresh=False)
-            bar.update(codes)
-
         for first in range(0, len(prompts), batch_size):
             chunk = slice(first, first + batch_size)
-            parts.append(Engine(model, config, prompts[chunk], numbers[chunk]).run(advance))
+            progressed = partial(advance, bar, bar.n, len(prompts[chunk]))
+            parts.append(Engine(model, config, prompts[chunk], numbers[chunk]).run(progressed))
     tokens = torch.cat([part.tokens for part in parts])
     trace = Trace.join([part.trace for part in parts])
     return Result(
