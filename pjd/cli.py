@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from rich.console import Console
+from rich.table import Table
 
-from pjd.config import ParameterError
+from pjd.config import DecodeConfig, ParameterError, check_integer
 
 app = typer.Typer(
     add_completion=False,
@@ -15,6 +17,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Parallel Jacobi Decoding and its relatives, for autoregressive image generators.",
 )
+
+Prompts = Annotated[list[str] | None, typer.Argument(help="Captions.")]
+File = Annotated[
+    Path | None, typer.Option("--file", help="More captions: .txt, COCO's .json or Parti's .tsv.")
+]
+Model = Annotated[str, typer.Option(help="A model's name or folder: `pjd models`.")]
+Images = Annotated[int, typer.Option(help="Images a caption.")]
+Seed = Annotated[int, typer.Option(help="Of the first image; one more for each further.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 1 = off.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option(help="Likeliest codes kept, 0 = all.")]
+TopP = Annotated[float | None, typer.Option(help="Probability kept, 1 = all.")]
+Context = Annotated[int | None, typer.Option(help="Codes the row above must have: the paper's c.")]
+Window = Annotated[int | None, typer.Option(help="Positions predicted a row.")]
+BatchSize = Annotated[int, typer.Option(help="Images decoded together.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")]
+Choices = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another option of the decoder: name=value; repeatable."),
+]
 
 
 def choice(text: str) -> tuple[str, Any]:
@@ -29,30 +53,81 @@ def choice(text: str) -> tuple[str, Any]:
     return name.replace("-", "_"), yaml.safe_load(value)
 
 
+def gather(prompts: list[str] | None, file: Path | None) -> list[str]:
+    """Captions of the command line, then those of a file; none may be empty."""
+    listed = list(prompts or [])
+    if file is not None:
+        from pjd.prompts import read
+
+        listed += list(read(str(file)).prompt)
+    if not listed:
+        raise ParameterError("prompts", listed, "give one, or a file of them with --file")
+    for prompt in listed:
+        if not prompt.strip():
+            raise ParameterError("prompt", prompt, "must be a text that is not empty")
+    return listed
+
+
+def decode(
+    name: str,
+    prompts: list[str],
+    images: int,
+    method: str,
+    options: dict[str, Any],
+    seed: int,
+    output: Path,
+    **how: Any,
+) -> int:
+    """Decode what is not in ``output`` yet; returns how many images failed."""
+    from pjd.jobs import plan, run, save
+    from pjd.methods import configure
+
+    config: DecodeConfig = configure(method, **options, seed=seed)
+    jobs = plan(prompts, images, name, config)
+    missing = [job for job in jobs if not (output / job.name).exists()]
+    if len(missing) < len(jobs):
+        typer.echo(f"{len(jobs) - len(missing)} of {len(jobs)} images are in {output} already")
+    failed = 0
+    for done, result in run(name, missing, method, options, **how) if missing else ():
+        if isinstance(result, Exception):
+            failed += len(done)
+            for job in done:
+                reason = (str(result) or type(result).__name__).splitlines()[0]
+                typer.echo(f"pjd: image {job.number} ({job.prompt[:60]!r}): {reason}", err=True)
+            continue
+        output.mkdir(parents=True, exist_ok=True)
+        save(output, done, result, name)
+        for index, job in enumerate(done):
+            caption = " ".join(job.prompt.split())
+            typer.echo(f"{output / job.name}: {caption} ({int(result.steps[index])} steps)")
+    return failed
+
+
 @app.command()
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="One caption an image.")],
-    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "emoji",
+    prompts: Prompts = None,
+    file: File = None,
+    model: Model = "emoji",
     method: Annotated[str, typer.Option(help="A decoder: ar, sjd, pjd, ...")] = "pjd",
-    context: Annotated[int | None, typer.Option(help="Codes the row above must have.")] = None,
-    window: Annotated[int | None, typer.Option(help="Positions predicted a row.")] = None,
+    images: Images = 1,
+    context: Context = None,
+    window: Window = None,
     rows: Annotated[int | None, typer.Option(help="Most rows active at once.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 = off.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Likeliest codes kept, 0 = all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Probability kept, 1 = all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first image.")] = 0,
-    choices: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Another option of the decoder: name=value; repeatable."),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")] = Path(
-        "out"
-    ),
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    choices: Choices = None,
+    batch_size: BatchSize = 64,
+    workers: Annotated[int, typer.Option(help="Processes; more than one need Ray.")] = 1,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    output: Output = Path("out"),
 ) -> None:
-    """Generate one image a prompt."""
+    """Generate images. What is in the folder already is not made again."""
     from pjd.methods import configure
-    from pjd.models.registry import resolve
+    from pjd.models.registry import check_dtype, resolve
 
     options = {
         **dict(map(choice, choices or [])),
@@ -63,21 +138,137 @@ def generate(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
-        "seed": seed,
     }
     # Whatever is wrong fails here, before torch is imported and a model is loaded.
-    configure(method, **options)
+    configure(method, **options, seed=seed)
+    for name, value in (("images", images), ("batch_size", batch_size), ("workers", workers)):
+        check_integer(name, value, 1)
+    check_dtype(dtype)
+    listed = gather(prompts, file)
+    name = resolve(model).name if model == "emoji" else model
+    resolve(name)
+    failed = decode(
+        name,
+        listed,
+        images,
+        method,
+        options,
+        seed,
+        output,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        dtype=dtype,
+        progress=sys.stderr.isatty(),
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    prompts: Prompts = None,
+    file: File = None,
+    model: Model = "emoji",
+    methods: Annotated[str, typer.Option(help="Decoders, by commas.")] = "ar,sjd,pjd",
+    context: Context = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    output: Output = Path("out"),
+) -> None:
+    """Decode the same captions and seeds by several methods: a table, and comparison.png."""
+    from pjd.methods import configure
+    from pjd.models.registry import check_dtype, resolve
+
+    asked = {"guidance": guidance, "temperature": temperature, "seed": seed}
+    options = {}
+    for method in methods.split(","):
+        rows = configure(method).view == "rows"
+        options[method] = {**asked, "context": context if rows else None}
+        configure(method, **options[method])
+    check_integer("batch_size", batch_size, 1)
+    check_dtype(dtype)
+    listed = gather(prompts, file)
     resolve(model)
     from pjd.generation import generate as run
     from pjd.models.registry import load
 
-    result = run(load(model), prompts, method, progress=True, **options)
+    loaded = load(model, device, dtype)
+    results = {
+        method: run(
+            loaded,
+            listed,
+            method,
+            batch_size=batch_size,
+            progress=sys.stderr.isatty(),
+            **options[method],
+        )
+        for method in options
+    }
+    from pjd.figures import image_rows, style
+
+    style()
+    figure = image_rows(
+        {method: result.images for method, result in results.items()},
+        listed,
+        {m: [f"{int(steps)} steps" for steps in result.steps] for m, result in results.items()},
+    )
     output.mkdir(parents=True, exist_ok=True)
-    for number, (image, prompt) in enumerate(zip(result.images, prompts, strict=True)):
-        path = output / f"{number:04d}-{result.config.digest}.png"
-        image.save(path)
-        typer.echo(f"{path}: {prompt} ({int(result.steps[number])} steps)")
-    typer.echo(f"{result.seconds:.1f} s for {len(prompts)} images")
+    figure.savefig(output / "comparison.png", dpi=150)
+    table = Table(title=f"{loaded.name}, {len(listed)} images, seed {seed}, {device}")
+    for head in ("method", "steps", "compression", "codes a forward fed", "seconds an image"):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for method, result in results.items():
+        steps = result.steps.double().mean()
+        table.add_row(
+            method,
+            f"{steps:.1f}",
+            f"{loaded.grid.codes / steps:.2f}x",
+            f"{result.trace.fed.double().sum() / result.steps.sum():.1f}",
+            f"{result.seconds / len(listed):.2f}",
+        )
+    Console().print(table)
+    typer.echo(output / "comparison.png")
+
+
+@app.command()
+def models() -> None:
+    """List the models: what is on disk, the grid, the paper's context tokens, where to get it."""
+    from pjd.models.catalogue import CATALOGUE
+    from pjd.models.registry import EMOJI, available
+    from pjd.paths import WEIGHTS
+
+    table = Table(title=f"models in {WEIGHTS}")
+    for head in ("name", "on disk", "codes", "c", "from"):
+        table.add_column(head, overflow="fold")
+    there = available()
+    for name in reversed(EMOJI):
+        side = int(name.removeprefix("emoji-")) // 4
+        source = "`dvc pull`, or `make train NAME=" + name + "`"
+        table.add_row(name, "yes" if name in there else "no", f"{side}x{side}", "4", source)
+    for name, official in CATALOGUE.items():
+        there_too = "yes" if (WEIGHTS / name).is_dir() else "no"
+        size = f"{official.rows}x{official.columns}"
+        source = f"{official.source}; {official.guide}"
+        table.add_row(name, there_too, size, str(official.context), source)
+    Console().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is here: versions, GPUs, memory, weights; and what will not work, and why."""
+    from pjd.doctor import examine
+
+    table = Table(show_header=False)
+    findings = examine()
+    for finding in findings:
+        mark = "ok" if finding.good else "[bold red]no[/bold red]"
+        table.add_row(mark, finding.subject, finding.text)
+    Console().print(table)
 
 
 @app.command()
@@ -87,9 +278,9 @@ def verify(
     ] = False,
 ) -> None:
     """Compare the main run with the committed results; exit code 1 if a line fails."""
-    from pjd.verdict import verify as compare
+    from pjd.verdict import verify as compare_lines
 
-    lines = compare(write=write)
+    lines = compare_lines(write=write)
     typer.echo(lines.to_string(index=False))
     failed = int((lines.verdict != "as expected").sum())
     typer.echo(f"{len(lines) - failed} of {len(lines)} lines as expected")

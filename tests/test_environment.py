@@ -18,7 +18,10 @@ CARD = ["torch", "jupyter", "papermill", "transformers", "torchmetrics", "seabor
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
-DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = PROJECT["optional-dependencies"]
+DEVELOPMENT = [
+    Requirement(line) for line in (*EXTRAS["ray"], *EXTRAS["dev"]) if not line.startswith("pjd[")
+]
 DIRECT = RUNTIME + DEVELOPMENT
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 

@@ -47,6 +47,12 @@ def resolve(name: str) -> Path:
     return folder
 
 
+def check_dtype(dtype: str | None) -> None:
+    """Raise :class:`ParameterError` unless ``dtype`` is one of :data:`DTYPES`, or None."""
+    if dtype is not None:
+        check_choice("dtype", dtype, DTYPES)
+
+
 def load(name: str = "emoji", device: str = "cpu", dtype: str | None = None) -> ImageModel:
     """Load a model.
 
@@ -63,8 +69,7 @@ def load(name: str = "emoji", device: str = "cpu", dtype: str | None = None) -> 
     """
     folder = resolve(name)
     official = CATALOGUE.get(name)
-    if dtype is not None:
-        check_choice("dtype", dtype, DTYPES)
+    check_dtype(dtype)
     import torch
 
     if official is None:
