@@ -24,7 +24,7 @@ from pjd.rules import RULES
 from pjd.sampling import guide, probabilities
 from pjd.state import State
 from pjd.trace import Trace
-from pjd.verify import Limits, Noise, Verdict, verify
+from pjd.verify import Drafts, Limits, Noise, Verdict, verify
 
 
 class Decoded(NamedTuple):
@@ -98,9 +98,24 @@ class Engine:
         windows = prepare(state, self.view, self.config, lanes, iteration)
         queries = self.queries(state, lanes, windows)
         target = self.predict(state, lanes, queries)
-        verdict = verify(
+        drafts = declare(state, self.view, self.config, lanes, windows, queries)
+        verdict = self.judge(state, lanes, queries, target, drafts, iteration)
+        state.commit(lanes, queries, verdict, self.view.columns)
+        return lanes, queries, verdict
+
+    def judge(
+        self,
+        state: State,
+        lanes: Band,
+        queries: Queries,
+        target: Tensor,
+        drafts: Drafts,
+        iteration: int,
+    ) -> Verdict:
+        """Test ``drafts`` against the distributions ``target`` by the method's rule."""
+        return verify(
             target,
-            declare(state, self.view, self.config, lanes, windows, queries),
+            drafts,
             queries.lane,
             queries.depth,
             Limits(lanes.drafts, lanes.room, lanes.resample),
@@ -110,8 +125,6 @@ class Engine:
             self.model.codes,
             self.config.group,
         )
-        state.commit(lanes, queries, verdict, self.view.columns)
-        return lanes, queries, verdict
 
     def noise(self, state: State, queries: Queries, iteration: int) -> Noise:
         """The random numbers that verification uses at the places of ``queries``."""

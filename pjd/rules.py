@@ -23,6 +23,7 @@ class Evidence(NamedTuple):
         sampled: what would be drawn from p now, int64 [...].
         codes: unit vectors of the codes, float [vocabulary, width].
         group: most codes of a group.
+        depth: int64 [...]; places of the drafts in their windows, 0 for the next to be committed.
     """
 
     target: Tensor
@@ -32,6 +33,7 @@ class Evidence(NamedTuple):
     sampled: Tensor
     codes: Tensor
     group: int
+    depth: Tensor
 
 
 class Rule(NamedTuple):

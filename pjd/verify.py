@@ -116,7 +116,7 @@ def verify(
     else:
         # Drawn together with the corrections below.
         sampled = tokens
-    evidence = Evidence(target, proposal, tokens, noise.coins, sampled, codes, group)
+    evidence = Evidence(target, proposal, tokens, noise.coins, sampled, codes, group, depth)
     passed = rule.keeps(evidence) & tested
     failed = tested & ~passed
     # Where the first draft fails, or all of them.

@@ -168,7 +168,8 @@ def test_groups_are_neighbours_in_order_probability_and_code():
     one = torch.tensor([1])
 
     def accepted(coin, group, codes):
-        tested = Evidence(p, q, torch.tensor([[0]]), torch.tensor([[coin]]), one, codes, group)
+        zero = torch.tensor([[0]])
+        tested = Evidence(p, q, zero, torch.tensor([[coin]]), one, codes, group, zero)
         return bool(RULES["group"].keeps(tested))
 
     alike = torch.ones(5, 2) / 2**0.5
