@@ -1,0 +1,97 @@
+"""``python -m benchmarks``: decode batches of real shapes, and write where the time went."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.measure import bandwidth, measure, transformers_ms
+from benchmarks.replay import RECORD, record, replay
+from benchmarks.shapes import SHAPES
+from pjd.config import ParameterError, check_choice
+from pjd.methods import PRESETS, configure
+from pjd.models.registry import DTYPES, EMOJI
+from pjd.runs import stamp, write_json
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def names(text: str, option: str, known: tuple[str, ...]) -> list[str]:
+    """Split a comma-separated list, each of it one of ``known``."""
+    chosen = [name.strip() for name in text.split(",")]
+    for name in chosen:
+        check_choice(option, name, known)
+    return chosen
+
+
+@app.command()
+def acceptance(
+    model: Annotated[str, typer.Option(help="An embedded model.")] = "emoji-64",
+    images: Annotated[int, typer.Option(help="Images a method.")] = 64,
+    context: Annotated[int, typer.Option(help="Context tokens c.")] = 4,
+) -> None:
+    """Record the embedded model's acceptance by draft depth, to be replayed."""
+    shares = record(model, images, context)
+    write_json(RECORD, {"model": model, "images": images, "context": context, "shares": shares})
+
+
+@app.command()
+def run(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    shapes: Annotated[str, typer.Option(help="Which shapes.")] = "emoji-64",
+    methods: Annotated[str, typer.Option(help="ar and others.")] = "ar,sjd,pjd,pjd-plus",
+    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Arithmetic.")] = "float32",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Timed decodings, after one to warm up.")] = 3,
+    layers: Annotated[int | None, typer.Option(help="Fewer layers: a rehearsal.")] = None,
+    beside: Annotated[bool, typer.Option(help="Time transformers' generate too.")] = True,
+) -> None:
+    """Measure every shape, method and batch size; results so far survive an interruption."""
+    torch.set_num_threads(threads)
+    check_choice("dtype", dtype, DTYPES)
+    arithmetic = getattr(torch, dtype)
+    chosen = names(methods, "methods", tuple(PRESETS))
+    recorded = json.loads(RECORD.read_text())
+    cases: list[dict[str, Any]] = []
+    described = {
+        **stamp(device=device, dtype=dtype, threads=threads, repeats=repeats, layers=layers),
+        "acceptance": {key: recorded[key] for key in ("model", "images", "context")},
+        "bandwidth": bandwidth(torch.device(device)),
+        "transformers_ms": {},
+        "cases": cases,
+    }
+    for name in names(shapes, "shapes", tuple(SHAPES)):
+        shape = SHAPES[name]
+        model = shape.make(device, arithmetic, layers)
+        for batch in map(int, batches.split(",")):
+            for method in track(chosen, f"{name}, batch {batch}", console=Console(stderr=True)):
+                options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}
+                if PRESETS[method]["view"] == "rows":
+                    options["context"] = shape.context
+                if name not in EMOJI and method != "ar":
+                    if method not in recorded["shares"]:
+                        allowed = f"acceptance is recorded of {', '.join(recorded['shares'])} only"
+                        raise ParameterError("methods", method, allowed)
+                    options["accept"] = replay(recorded["shares"][method])
+                measured = measure(model, configure(method, **options), batch, repeats)
+                cases.append({"shape": name, "method": method, "batch": batch, **measured})
+                write_json(output, described)
+        if beside and shape.like is not None:
+            described["transformers_ms"][name] = transformers_ms(
+                shape.like, shape, layers, device, arithmetic, codes=64
+            )
+            write_json(output, described)
+        del model
+
+
+if __name__ == "__main__":
+    try:
+        app(standalone_mode=True)
+    except ParameterError as error:
+        raise SystemExit(str(error)) from error

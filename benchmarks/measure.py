@@ -1,0 +1,209 @@
+"""One measurement: a batch decoded from beginning to end, its iterations taken apart."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.shapes import Shape
+from pjd.config import DecodeConfig
+from pjd.engine import Engine
+from pjd.front import Band
+from pjd.models.base import ImageModel
+from pjd.queries import Queries
+from pjd.state import State
+from pjd.verify import Drafts, Verdict
+
+
+class Clock:
+    """Times parts of a run: by events on a GPU, which never wait for it, else by the wall."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing is timed yet."""
+        self.cuda = device.type == "cuda"
+        self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+
+    def now(self) -> Any:
+        """This moment."""
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time what runs within."""
+        began = self.now()
+        yield
+        self.spans[name].append((began, self.now()))
+
+    def seconds(self, name: str) -> float:
+        """Total of a part."""
+        if self.cuda:
+            torch.cuda.synchronize()
+            return sum(began.elapsed_time(ended) for began, ended in self.spans[name]) / 1000
+        return sum(ended - began for began, ended in self.spans[name])
+
+
+class TimedModel:
+    """A model whose forward is timed; all else is the model's."""
+
+    def __init__(self, model: ImageModel, clock: Clock) -> None:
+        """Put a clock on ``model``."""
+        self.model, self.clock = model, clock
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the model has."""
+        return getattr(self.model, name)
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """The model's forward, timed."""
+        with self.clock.part("forward"):
+            return self.model.forward(*arguments)
+
+
+class TimedEngine(Engine):
+    """The engine, with a clock on its parts.
+
+    Args:
+        model: as the engine's.
+        config: as the engine's.
+        prompts: as the engine's.
+        seeds: as the engine's.
+    """
+
+    def __init__(
+        self, model: ImageModel, config: DecodeConfig, prompts: list[str], seeds: Tensor
+    ) -> None:
+        """Start the clock."""
+        self.clock = Clock(model.device)
+        super().__init__(TimedModel(model, self.clock), config, prompts, seeds)
+
+    def prefill(self) -> None:
+        """The prompt's forward, timed apart from the others."""
+        with self.clock.part("prefill"):
+            super().prefill()
+        self.clock.spans.pop("forward", None)
+
+    def step(self, state: State, iteration: int) -> tuple[Band, Queries, Verdict]:
+        """One iteration, timed."""
+        with self.clock.part("step"):
+            return super().step(state, iteration)
+
+    def judge(
+        self,
+        state: State,
+        lanes: Band,
+        queries: Queries,
+        target: Tensor,
+        drafts: Drafts,
+        iteration: int,
+    ) -> Verdict:
+        """Verification, timed."""
+        with self.clock.part("verify"):
+            return super().judge(state, lanes, queries, target, drafts, iteration)
+
+
+def bandwidth(device: torch.device, size: int = 2**28) -> float:
+    """Bytes a second that the device reads and writes, by the best of several large copies."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(5):
+        clock = Clock(device)
+        with clock.part("copy"):
+            target.copy_(source)
+        best = min(best, clock.seconds("copy"))
+    return 2 * size / best
+
+
+def weight_bytes(model: ImageModel) -> int:
+    """Bytes of the weights that every forward reads: blocks and output head, no embeddings."""
+    transformer = getattr(model, "transformer", None)
+    modules = [transformer] if transformer is not None else [model.backbone, model.head]
+    return sum(
+        parameter.numel() * parameter.element_size()
+        for module in modules
+        for name, parameter in module.named_parameters()
+        if "embed" not in name
+    )
+
+
+def measure(
+    model: ImageModel,
+    config: DecodeConfig,
+    batch: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """Decode a batch ``repeats`` times after one decoding to warm up.
+
+    Returns:
+        Medians over the repeats: seconds of the batch, iterations, and milliseconds an iteration,
+        of which forward, verify and the rest (prepare: band, drafts, mask, probabilities,
+        commit); tokens fed an iteration and image; bytes of weights, cache, and on a GPU the peak.
+    """
+    prompts, seeds = ["cat"] * batch, torch.arange(batch)
+    cuda = model.device.type == "cuda"
+    runs = []
+    for _ in range(repeats + 1):
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(model.device)
+        engine = TimedEngine(model, config, prompts, seeds)
+        cache = engine.cache.keys.nbytes + engine.cache.values.nbytes
+        decoded = engine.run()
+        steps = len(decoded.trace.fed)
+        parts = {
+            name: 1000 * engine.clock.seconds(name) / steps
+            for name in ("step", "forward", "verify")
+        }
+        runs.append(
+            {
+                "seconds": decoded.seconds,
+                "prefill_ms": 1000 * engine.clock.seconds("prefill"),
+                "iterations": steps,
+                "steps": decoded.trace.steps.double().mean().item(),
+                "fed": decoded.trace.fed.double().mean().item(),
+                "step_ms": parts["step"],
+                "forward_ms": parts["forward"],
+                "verify_ms": parts["verify"],
+                "prepare_ms": parts["step"] - parts["forward"] - parts["verify"],
+            }
+        )
+        del engine
+    measured = {name: median(run[name] for run in runs[1:]) for name in runs[0]}
+    measured |= {"weight_bytes": weight_bytes(model), "cache_bytes": cache, "peak_bytes": None}
+    if cuda:
+        measured["peak_bytes"] = torch.cuda.max_memory_allocated(model.device)
+    return measured
+
+
+def transformers_ms(
+    like: LlamaConfig, shape: Shape, layers: int | None, device: str, dtype: torch.dtype, codes: int
+) -> float:
+    """Milliseconds a code of transformers' own eager ``generate`` on a Llama of the same sizes.
+
+    With guidance it runs the two branches one after the other, each with a cache of its own.
+    """
+    sizes = {**like.to_dict(), "num_hidden_layers": layers or like.num_hidden_layers}
+    with torch.device(device):
+        language = LlamaForCausalLM(LlamaConfig(**sizes)).to(dtype).eval()
+    ids = torch.ones(1, 32, dtype=torch.long, device=device)
+    options = {
+        "do_sample": True,
+        "top_k": shape.top_k,
+        "guidance_scale": shape.guidance,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
+    language.generate(ids, max_new_tokens=8, **options)
+    clock = Clock(ids.device)
+    with clock.part("generate"):
+        language.generate(ids, max_new_tokens=codes, min_new_tokens=codes, **options)
+    return 1000 * clock.seconds("generate") / codes

@@ -1,0 +1,153 @@
+"""Models of real shapes. Costs depend on shapes alone, so the weights may be random."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import pjd
+from pjd.grid import Grid
+from pjd.models.base import ImageModel
+from pjd.models.captions import Words
+from pjd.models.decoder import DecoderModel
+from pjd.models.emoji import EmojiModel
+from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+from pjd.models.registry import EMOJI
+from pjd.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model shape to measure.
+
+    Attributes:
+        make: from device, dtype and layers (None: as many as the shape has) to a model.
+        guidance: classifier-free guidance scale of its users.
+        top_k: of its users; 0 = all codes.
+        context: context tokens c for the methods on rows.
+        like: sizes of a Llama of this shape, for transformers' own ``generate``; None: none.
+    """
+
+    make: Callable[[str, torch.dtype, int | None], ImageModel]
+    guidance: float
+    top_k: int
+    context: int
+    like: LlamaConfig | None = None
+
+
+class Blank(nn.Module):
+    """Pixels of codes: the time of an image decoder is not measured."""
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Map int64 [batch, R, C] to black uint8 [batch, R, C, 3]."""
+        return torch.zeros(*codes.shape, 3, dtype=torch.uint8, device=codes.device)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Weights of a modest size, so that distributions are neither flat nor one-hot."""
+    for parameter in module.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return module
+
+
+def embedded(name: str, device: str, dtype: torch.dtype, layers: int | None) -> ImageModel:
+    """An embedded model with its own weights; it has the layers it has."""
+    if layers is not None:
+        raise ValueError(f"layers = {layers}: {name} has trained weights, leave its layers")
+    return pjd.load(name, device, str(dtype).removeprefix("torch."))
+
+
+def llamagen(
+    config: LlamaGenConfig, device: str, dtype: torch.dtype, layers: int | None
+) -> ImageModel:
+    """A LlamaGen transformer with random weights."""
+    config = replace(config, layers=layers or config.layers)
+    with torch.device(device):
+        transformer = randomised(LlamaGen(config).to(dtype))
+        words = Words(["cat"], config.prefix)
+        vectors = nn.Embedding(len(words), config.caption_dim)
+    tokenizer = Tokenizer(codes=config.vocabulary, channels=(4, 8), blocks=(1, 1))
+    model = EmojiModel("llamagen", transformer, vectors, tokenizer, words, {})
+    return model.to(device, dtype)
+
+
+def decoder(
+    config: LlamaConfig,
+    grid: Grid,
+    vocabulary: int,
+    prompt: int,
+    device: str,
+    dtype: torch.dtype,
+    layers: int | None,
+) -> ImageModel:
+    """A transformers decoder with random weights, an image head and a prompt of some length."""
+    sizes = {**config.to_dict(), "num_hidden_layers": layers or config.num_hidden_layers}
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            language = LlamaForCausalLM(LlamaConfig(**sizes))
+            head = nn.Linear(config.hidden_size, vocabulary, bias=False)
+    finally:
+        torch.set_default_dtype(default)
+    language.set_attn_implementation("sdpa")
+    # Its frequencies are in single precision, whatever the weights are.
+    language.model.rotary_emb = type(language.model.rotary_emb)(language.config).to(device)
+    codes = F.normalize(torch.randn(vocabulary, 8), dim=-1)
+    return DecoderModel(
+        name="decoder",
+        backbone=language.model,
+        grid=grid,
+        tokens=torch.arange(vocabulary),
+        head=head,
+        prompt=lambda text, conditional: [1] * (prompt if conditional else 2),
+        pixels=Blank(),
+        codes=codes,
+        sampling={},
+    )
+
+
+def llama(hidden: int, inner: int, layers: int, heads: int, vocabulary: int) -> LlamaConfig:
+    """Sizes of a Llama without grouped keys."""
+    return LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=vocabulary,
+        max_position_embeddings=8192,
+    )
+
+
+def llamagen_shape(dim: int, layers: int, heads: int, grid: int) -> Shape:
+    """Text-to-image LlamaGen: 120 caption positions of T5 features, 16,384 codes."""
+    config = LlamaGenConfig(dim, layers, heads, 16_384, grid, prefix=120, caption_dim=2048)
+    like = llama(dim, config.feed_forward, layers, heads, 16_384)
+    return Shape(partial(llamagen, config), 7.5, 1000, grid // 4, like)
+
+
+def decoder_shape(
+    config: LlamaConfig, grid: Grid, vocabulary: int, guidance: float, top_k: int, context: int
+) -> Shape:
+    """A transformers decoder behind a prompt of 32 tokens."""
+    return Shape(partial(decoder, config, grid, vocabulary, 32), guidance, top_k, context, config)
+
+
+JANUS = llama(2048, 5632, 24, 16, 102_400)
+LUMINA = llama(4096, 11_008, 32, 32, 65_536)
+
+SHAPES = {
+    **{name: Shape(partial(embedded, name), 2.5, 0, 4) for name in EMOJI},
+    "llamagen-b": llamagen_shape(768, 12, 12, 32),
+    "llamagen-l": llamagen_shape(1024, 24, 16, 32),
+    "llamagen-xl": llamagen_shape(1280, 36, 20, 32),
+    "janus-pro-1b": decoder_shape(JANUS, Grid(24, 24), 16_384, 5.0, 0, 6),
+    "lumina-mgpt-7b": decoder_shape(LUMINA, Grid(48, 48, row_end=8192), 8192, 4.0, 2000, 11),
+}
+"""By name. emoji: the trained weights; the others: random weights."""
