@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM ?= false
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reproduce sweeps train test smoke lint format clean
+.PHONY: help env data reproduce sweeps train bench test smoke lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,13 @@ START ?= null
 train: data ## train an embedded model: NAME=emoji-96 DEVICE=cuda START=emoji-64; resumes
 	$(BIN)/python -m pjd.notebook notebooks/02_train.ipynb reports/notebooks/train-$(NAME).html \
 		'{name: $(NAME), device: $(DEVICE), start: $(START)}'
+
+SHAPES ?= emoji-64
+BATCHES ?= 1,8,64
+DTYPE ?= float32
+bench: data ## time methods: SHAPES=llamagen-xl,lumina-mgpt-7b BATCHES=1 DEVICE=cuda DTYPE=bfloat16
+	$(BIN)/python -m benchmarks run --shapes $(SHAPES) --batches $(BATCHES) --device $(DEVICE) \
+		--dtype $(DTYPE) -o benchmarks/results/$(DEVICE).json
 
 # --- the code ---
 

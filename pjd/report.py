@@ -129,6 +129,7 @@ SWEEPS = {
     "fig02_attention": "Figure 2: where the model looks",
     "fig03_iteration": "Figures 3 and 4: one iteration, and its mask",
     "fig15_tokens": "Figure 15: tokens drafted and accepted in each iteration",
+    "latency": "From steps to seconds",
 }
 """Sections of the two pages: figures or tables, and their titles."""
 

@@ -28,3 +28,12 @@ def test_the_example_of_a_new_decoder_runs(capsys):
     steps = re.findall(r"\[(\d+), (\d+)\]", capsys.readouterr().out)
     paper, typical = (sum(map(int, pair)) for pair in steps)
     assert typical < paper
+
+
+def test_the_example_of_a_model_of_ones_own_runs(capsys):
+    (code,) = examples("docs/your_own_model.md")
+    exec(code, {})
+    steps, size = re.fullmatch(r"(\[.*\]) (\(.*\))\n", capsys.readouterr().out).groups()
+    assert size == "(8, 8)"
+    # Fewer than the 64 forwards of AR, its row ends not counted.
+    assert all(8 <= int(count) < 64 for count in steps.strip("[]").split(","))
