@@ -137,6 +137,11 @@ class Training:
         return pd.DataFrame(self.history)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are fast: on any GPU that we know of, on a CPU if it has AMX."""
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def train_tokenizer(
     tokenizer: Tokenizer,
     icons: list[Icons],
@@ -331,7 +336,9 @@ def train_transformer(
         tokens = tokenizer.encode(source.images(rows, backgrounds, offset)).flatten(1)
         captions = source.captions(rows, backgrounds, drop=learn)
         unconditional = torch.rand(count) < (0.1 if learn else 0.0)
-        with torch.autocast("cuda", torch.bfloat16, enabled=tokens.is_cuda):
+        with torch.autocast(
+            tokens.device.type, torch.bfloat16, enabled=has_bfloat16(tokens.device)
+        ):
             logits = forward(words(captions), captions > 0, unconditional, tokens)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
