@@ -32,11 +32,29 @@ class Checkpoint:
 
 LUMINA = "huggingface.co/Alpha-VLLM/Lumina-mGPT-7B-"
 ANOLE = {"vq": "anole-7b"}
+LLAMAGEN = "huggingface.co/FoundationVision/LlamaGen"
+LLAMAGEN_T2I = "huggingface.co/peizesun/llamagen_t2i"
+CLASSES_VQ = {"vq": "llamagen-vq/vq_ds16_c2i.pt"}
+CAPTIONS_VQ = {"vq": "llamagen-vq/vq_ds16_t2i.pt", "text": "flan-t5-xl"}
+
+
+def llamagen(side: int, captioned: bool = False) -> Checkpoint:
+    """A LlamaGen checkpoint with ``side`` rows and columns; c is a quarter of them."""
+    source, beside = (LLAMAGEN_T2I, CAPTIONS_VQ) if captioned else (LLAMAGEN, CLASSES_VQ)
+    return Checkpoint("llamagen_official", side, side, side // 4, source, beside)
+
 
 CATALOGUE = {
     "lumina-mgpt-7b-512": Checkpoint("chameleon", 32, 32, 8, LUMINA + "512", ANOLE),
     "lumina-mgpt-7b-768": Checkpoint("chameleon", 48, 48, 11, LUMINA + "768", ANOLE),
     "lumina-mgpt-7b-1024": Checkpoint("chameleon", 64, 64, 16, LUMINA + "1024", ANOLE),
     "anole-7b": Checkpoint("chameleon", 32, 32, 8, "huggingface.co/leloy/Anole-7b-v0.1-hf"),
+    "llamagen-c2i-b-256": llamagen(16),
+    "llamagen-c2i-b-384": llamagen(24),
+    "llamagen-c2i-l-256": llamagen(16),
+    "llamagen-c2i-l-384": llamagen(24),
+    "llamagen-c2i-xl-384": llamagen(24),
+    "llamagen-t2i-xl-256": llamagen(16, captioned=True),
+    "llamagen-t2i-xl-512": llamagen(32, captioned=True),
 }
 """By the name that :func:`pjd.load` takes; their folders in ``weights/`` have the same."""

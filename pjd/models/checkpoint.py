@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 INDEX = "model.safetensors.index.json"
 
+WRAPPERS = ("state_dict", "model", "module")
+"""What torch files call their tensors if they hold more: their trainers' habits."""
+
 
 def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> dict[str, Tensor]:
     """Tensors by name of a checkpoint.
 
     Args:
         path: a folder with ``model.safetensors`` or with shards and their index, a safetensors
-            file, or a torch file whose tensors are at the top or below "state_dict".
+            file, or a torch file whose tensors are at the top or below one of :data:`WRAPPERS`.
         device: where the tensors go.
         prefix: read only the tensors whose names begin with it, and only the shards with such.
 
@@ -45,7 +48,7 @@ def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> di
             else:
                 # Tensors only: an ordinary pickle could run code of its own.
                 loaded = torch.load(file, map_location=device, weights_only=True)
-                loaded = loaded.get("state_dict", loaded)
+                loaded = next((loaded[key] for key in WRAPPERS if key in loaded), loaded)
                 tensors |= {name: loaded[name] for name in loaded if name.startswith(prefix)}
         except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{file} is damaged, or holds more than tensors: {error}") from error

@@ -1,0 +1,317 @@
+"""LlamaGen (arXiv 2406.06525) from its official checkpoints: images of a class, or of a caption."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pjd.cache import SlotCache
+from pjd.config import ParameterError
+from pjd.grid import Grid
+from pjd.models.base import Prompt
+from pjd.models.checkpoint import fit, read
+from pjd.models.llamagen import LlamaGen, LlamaGenConfig, rotary_table
+from pjd.models.llamagen_vq import MULTIPLIERS, UNUSED, LlamaGenVQ
+
+CLASSES = 1000
+"""ImageNet's classes; the class after them stands for none."""
+
+CAPTION, FEATURES = 120, 2048
+"""Positions of a caption, and numbers at each, as flan-t5-xl gives them."""
+
+Encoder = Callable[[list[str]], tuple[Tensor, Tensor]]
+"""Captions to features [batch, 120, 2048] and their mask bool [batch, 120], right-aligned."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One official checkpoint.
+
+    Attributes:
+        dim: width of the residual stream.
+        layers: transformer blocks.
+        heads: attention heads.
+        grid: rows and columns of codes.
+        captioned: conditioned on a caption; else on a class.
+    """
+
+    dim: int
+    layers: int
+    heads: int
+    grid: int
+    captioned: bool = False
+
+    @property
+    def config(self) -> LlamaGenConfig:
+        """Sizes of the transformer."""
+        prefix, width = (CAPTION, FEATURES) if self.captioned else (1, self.dim)
+        return LlamaGenConfig(
+            self.dim, self.layers, self.heads, 16_384, self.grid, prefix, width, "zero", 0.0
+        )
+
+    @property
+    def sampling(self) -> dict[str, float | int]:
+        """Defaults of the official sampling scripts."""
+        if self.captioned:
+            return {"guidance": 7.5, "top_k": 1000}
+        return {"guidance": 4.0, "top_k": 2000}
+
+
+FORMATS = {
+    "llamagen-c2i-b-256": Format(768, 12, 12, 16),
+    "llamagen-c2i-b-384": Format(768, 12, 12, 24),
+    "llamagen-c2i-l-256": Format(1024, 24, 16, 16),
+    "llamagen-c2i-l-384": Format(1024, 24, 16, 24),
+    "llamagen-c2i-xl-384": Format(1280, 36, 20, 24),
+    "llamagen-t2i-xl-256": Format(1280, 36, 20, 16, captioned=True),
+    "llamagen-t2i-xl-512": Format(1280, 36, 20, 32, captioned=True),
+}
+"""By the name of the model."""
+
+
+class ClassEmbedder(nn.Module):
+    """Classes to prefix embeddings; the class after the last is the unconditional one.
+
+    Args:
+        dim: width of the residual stream.
+        classes: how many.
+    """
+
+    def __init__(self, dim: int, classes: int = CLASSES) -> None:
+        """Make the table."""
+        super().__init__()
+        self.classes = classes
+        self.embedding_table = nn.Embedding(classes + 1, dim)
+
+    def forward(self, labels: Tensor, unconditional: Tensor) -> Tensor:
+        """Embed int64 [batch] as [batch, 1, dim]; where ``unconditional``, as no class."""
+        return self.embedding_table(torch.where(unconditional, self.classes, labels))[:, None]
+
+
+class OfficialLlamaGen:
+    """A LlamaGen transformer and its VQ decoder; see :class:`pjd.models.base.ImageModel`.
+
+    Args:
+        name: for labels.
+        transformer: its ``cls_embedding`` takes features of a caption, or classes.
+        pixels: codes int64 [batch, R, C] to images uint8 [batch, height, width, 3].
+        sampling: the model's own defaults.
+        captions: encodes captions; None: prompts are classes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transformer: LlamaGen,
+        pixels: LlamaGenVQ,
+        sampling: dict[str, float | int],
+        captions: Encoder | None = None,
+    ) -> None:
+        """Put the parts together, in evaluation mode."""
+        self.name = name
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.pixels = pixels.eval().requires_grad_(False)
+        self.sampling = sampling
+        self.captions = captions
+        config = transformer.config
+        self.grid = Grid(config.grid, config.grid)
+        self.vocabulary = config.vocabulary
+        self.codes = pixels.codes
+        self.device = transformer.output.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the transformer's arithmetic."""
+        return self.transformer.output.weight.dtype
+
+    def condition(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """What the transformer is conditioned on, and the mask bool [batch, prefix] of it.
+
+        Raises:
+            ParameterError: if a prompt is no class, where the model was trained on classes.
+        """
+        if self.captions is not None:
+            features, mask = self.captions(prompts)
+            return features.to(self.device, self.dtype), mask.to(self.device)
+        classes = self.transformer.cls_embedding.classes
+        for prompt in prompts:
+            if not (prompt.strip().isdecimal() and int(prompt) < classes):
+                allowed = f"must be the number of an ImageNet class, 0 to {classes - 1}"
+                raise ParameterError("prompt", prompt, f"{allowed}: {self.name} takes no captions")
+        labels = torch.tensor([int(prompt) for prompt in prompts], device=self.device)
+        return labels, torch.ones(len(prompts), 1, dtype=torch.bool, device=self.device)
+
+    def encode(self, prompts: list[str], guided: bool) -> Prompt:
+        """Embed the prompts, and as many unconditional ones if ``guided``.
+
+        The unconditional branch has the mask of the caption that it stands beside, as in the
+        official code.
+        """
+        condition, mask = self.condition(prompts)
+        branches = 2 if guided else 1
+        unconditional = torch.arange(branches, device=self.device).repeat_interleave(len(mask)) == 1
+        repeated = condition.repeat(branches, *[1] * (condition.ndim - 1))
+        embeddings = self.transformer.cls_embedding(repeated, unconditional)
+        positions = torch.arange(mask.shape[1], device=self.device).expand(len(embeddings), -1)
+        return Prompt(embeddings, mask.repeat(branches, 1), positions)
+
+    def cache(self, batch: int, slots: int) -> SlotCache:
+        """Allocate a slot cache of the transformer's shape."""
+        config = self.transformer.config
+        head_dim = config.dim // config.heads
+        return SlotCache(
+            config.layers, batch, config.heads, slots, head_dim, self.dtype, self.device
+        )
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings of image codes."""
+        return self.transformer.tok_embeddings(tokens)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+    ) -> Tensor:
+        """Logits of the code after each input."""
+        return self.transformer.output(self.transformer(x, positions, mask, cache))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Pixels of the codes, image by image: activations of a large one take gigabytes."""
+        codes = tokens.unflatten(1, (self.grid.rows, self.grid.columns))
+        return torch.cat([self.pixels(image) for image in codes.split(1)])
+
+
+def load_transformer(
+    tensors: dict[str, Tensor], config: LlamaGenConfig, captioned: bool, source: str
+) -> LlamaGen:
+    """The transformer of a checkpoint, in the tensors' own dtype and device.
+
+    Args:
+        tensors: by their official names.
+        config: sizes.
+        captioned: conditioned on captions; else on classes.
+        source: what to call the checkpoint in an error.
+
+    Raises:
+        ValueError: naming every tensor that is missing, unexpected or of another shape.
+    """
+    with torch.device("meta"):
+        transformer = LlamaGen(config)
+        if not captioned:
+            transformer.cls_embedding = ClassEmbedder(config.dim)
+    # Older files hold the rotary table, which is computed.
+    fit(transformer, {k: v for k, v in tensors.items() if k != "freqs_cis"}, source)
+    # In single precision, whatever the weights are.
+    transformer.rotary = rotary_table(config).to(transformer.output.weight.device)
+    return transformer
+
+
+def load_vq(tensors: dict[str, Tensor], source: str) -> LlamaGenVQ:
+    """The image decoder of a checkpoint, VQ-16 or VQ-8 by its number of resolutions.
+
+    Args:
+        tensors: by their official names.
+        source: what to call the checkpoint in an error.
+
+    Raises:
+        ValueError: naming every tensor that is missing, unexpected or of another shape.
+    """
+    kept = {name: value.float() for name, value in tensors.items() if not name.startswith(UNUSED)}
+    levels = {name.split(".")[2] for name in kept if name.startswith("decoder.conv_blocks.")}
+    if len(levels) not in MULTIPLIERS:
+        counts = " or ".join(map(str, MULTIPLIERS))
+        raise ValueError(f"{source} has {len(levels)} decoder.conv_blocks, not {counts}")
+    with torch.device("meta"):
+        vq = LlamaGenVQ(len(levels))
+    fit(vq, kept, source)
+    return vq
+
+
+def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
+    """The text encoder flan-t5-xl.
+
+    Captions are in lower case, without space at their ends. The official code also takes out
+    addresses and markup, which captions seldom have.
+
+    Args:
+        folder: of the encoder, with its tokenizer.
+        device: where it goes.
+        dtype: of its arithmetic.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: captions need google/flan-t5-xl")
+    words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype)
+    encoder = encoder.to(device).eval()
+
+    @torch.no_grad()
+    def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Features of captions, moved from the left end to the right one."""
+        found = words(
+            [caption.lower().strip() for caption in captions],
+            max_length=CAPTION,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        ).to(device)
+        features = encoder(found.input_ids, attention_mask=found.attention_mask)
+        return align(features.last_hidden_state, found.attention_mask.bool())
+
+    return encode
+
+
+def align(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move ``features`` [batch, length, width] where ``mask`` to the right end; zeros elsewhere."""
+    order = mask.to(torch.int8).argsort(dim=1, stable=True)
+    mask = mask.gather(1, order)
+    moved = features.gather(1, order[..., None].expand_as(features))
+    return moved * mask[..., None], mask
+
+
+def load(
+    name: str,
+    folder: Path,
+    vq: Path | None = None,
+    text: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+) -> OfficialLlamaGen:
+    """Read an official checkpoint.
+
+    Args:
+        name: a key of :data:`FORMATS`.
+        folder: with the transformer's one ``.pt`` file, and the VQ's if ``vq`` is None.
+        vq: the VQ tokenizer's ``.pt`` file; None: the one in ``folder`` that begins with "vq".
+        text: folder of flan-t5-xl, for a model that takes captions.
+        device: where the model goes.
+        dtype: of the transformer and the text encoder; the image decoder is in single precision.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: for an unknown name, a damaged file, or a tensor that is missing, unexpected or
+            of another shape.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"model = {name!r}: must be one of {', '.join(FORMATS)}")
+    chosen = FORMATS[name]
+    files = sorted(folder.glob("*.pt"))
+    pictures = vq or next((file for file in files if file.name.startswith("vq")), folder / "vq.pt")
+    weights = [file for file in files if not file.name.startswith("vq")]
+    if len(weights) != 1:
+        found = ", ".join(file.name for file in weights) or "none"
+        raise FileNotFoundError(f"model {name}: {folder} must hold one .pt file; found {found}")
+    decoder = load_vq(read(pictures, device), str(pictures))
+    captions = None
+    if chosen.captioned:
+        captions = t5(text or folder / "flan-t5-xl", device, dtype)
+    # Files of the official training hold its arguments beside the tensors.
+    with torch.serialization.safe_globals([Namespace]):
+        tensors = {key: value.to(dtype) for key, value in read(weights[0], device).items()}
+    transformer = load_transformer(tensors, chosen.config, chosen.captioned, str(weights[0]))
+    return OfficialLlamaGen(name, transformer, decoder, chosen.sampling, captions)
