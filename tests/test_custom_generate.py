@@ -1,5 +1,7 @@
 """The door of transformers: generate(custom_generate=pjd.decoding(...)) on its own classes."""
 
+import shutil
+
 import pytest
 import torch
 from backbones import ANOLE, LUMINA, greedy, tiny_chameleon, tiny_llama
@@ -9,6 +11,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 import pjd
 from pjd.generation import generate
 from pjd.models import chameleon
+from pjd.paths import ROOT
 
 QUIET = {"max_new_tokens": 64, "pad_token_id": 47}
 
@@ -79,3 +82,23 @@ def test_what_is_not_allowed_is_one_line():
     for other, tokens, given, message in refused:
         with pytest.raises(pjd.ParameterError, match=message):
             other.generate(tokens, custom_generate=pjd.decoding(), **QUIET, **given)
+
+
+def test_the_folder_for_the_hub_gives_the_same_tokens(tmp_path, monkeypatch):
+    cache = "transformers.dynamic_module_utils.HF_MODULES_CACHE"
+    monkeypatch.setattr(cache, str(tmp_path / "modules"))
+    model, language = tiny_chameleon(LUMINA)
+    ids = torch.tensor([model.prompt("cat", True)])
+    negative = torch.tensor([model.prompt("cat", False)])
+    given = {**QUIET, "guidance_scale": 2.0, "top_k": 5, "do_sample": True}
+    given |= {"negative_prompt_ids": negative}
+    door = pjd.decoding("pjd-plus", context=2, seed=4)
+    expected = language.generate(ids, custom_generate=door, **given)
+    shutil.copytree(ROOT / "custom_generate", tmp_path / "repository" / "custom_generate")
+    published = {"custom_generate": str(tmp_path / "repository"), **given}
+    published |= {"pjd_method": "pjd-plus", "pjd_seed": 4, "pjd_options": {"context": 2}}
+    # transformers wants that said even of a folder of one's own.
+    out = language.generate(ids, trust_remote_code=True, **published)
+    assert torch.equal(out, expected)
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        language.generate(ids, trust_remote_code=False, **published)

@@ -32,6 +32,7 @@ class Checkpoint:
 
 LUMINA = "huggingface.co/Alpha-VLLM/Lumina-mGPT-7B-"
 ANOLE = {"vq": "anole-7b"}
+JANUS = "huggingface.co/deepseek-community/Janus-Pro-"
 LLAMAGEN = "huggingface.co/FoundationVision/LlamaGen"
 LLAMAGEN_T2I = "huggingface.co/peizesun/llamagen_t2i"
 CLASSES_VQ = {"vq": "llamagen-vq/vq_ds16_c2i.pt"}
@@ -49,6 +50,8 @@ CATALOGUE = {
     "lumina-mgpt-7b-768": Checkpoint("chameleon", 48, 48, 11, LUMINA + "768", ANOLE),
     "lumina-mgpt-7b-1024": Checkpoint("chameleon", 64, 64, 16, LUMINA + "1024", ANOLE),
     "anole-7b": Checkpoint("chameleon", 32, 32, 8, "huggingface.co/leloy/Anole-7b-v0.1-hf"),
+    "janus-pro-1b": Checkpoint("janus", 24, 24, 6, JANUS + "1B"),
+    "janus-pro-7b": Checkpoint("janus", 24, 24, 6, JANUS + "7B"),
     "llamagen-c2i-b-256": llamagen(16),
     "llamagen-c2i-b-384": llamagen(24),
     "llamagen-c2i-l-256": llamagen(16),

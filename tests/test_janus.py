@@ -1,0 +1,207 @@
+"""Janus-Pro, against transformers' own class and its own image generation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GenerationMixin, JanusConfig, JanusForConditionalGeneration
+from transformers.models.janus.configuration_janus import (
+    JanusVisionConfig,
+    JanusVQVAEConfig,
+)
+
+import pjd
+from pjd.generation import generate
+from pjd.methods import PRESETS
+from pjd.models import janus
+from pjd.models.catalogue import CATALOGUE
+from tests.backbones import BASE
+
+SIDE, CODES = 4, 64
+BEGIN, IMAGE, PAD = 40, 41, 42
+WORDS = {"a": 3, "red": 4, "fox": 5, "cat": 6}
+
+
+def prompt(text: str, conditional: bool) -> list[int]:
+    tokens = [BEGIN, *(WORDS[word] for word in text.split()), IMAGE]
+    return tokens if conditional else janus.unconditional(tokens, PAD)
+
+
+@pytest.fixture
+def language() -> JanusForConditionalGeneration:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vq = JanusVQVAEConfig(
+            embed_dim=8,
+            num_embeddings=CODES,
+            latent_channels=32,
+            num_patches=SIDE,
+            base_channels=32,
+            channel_multiplier=[1, 1],
+            num_res_blocks=1,
+            projection_dim=32,
+            image_token_embed_dim=32,
+        )
+        vision = JanusVisionConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=4,
+            projection_dim=32,
+            num_image_tokens=SIDE * SIDE,
+        )
+        config = JanusConfig(
+            text_config={**BASE, "model_type": "llama"},
+            vision_config=vision.to_dict(),
+            vq_config=vq.to_dict(),
+            image_token_id=43,
+        )
+        model = JanusForConditionalGeneration(config).eval()
+        for part in ("generation_head", "generation_aligner", "generation_embeddings"):
+            for parameter in getattr(model.model, part).parameters():
+                torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[-1] ** -0.5)
+    settings = model.generation_config
+    settings.bos_token_id, settings.pad_token_id = BEGIN, PAD
+    settings.generation_kwargs = {"boi_token_id": IMAGE}
+    return model
+
+
+PROMPTS = ["a red fox", "a red cat"]
+
+
+def own_generation(language: JanusForConditionalGeneration, guidance: float) -> torch.Tensor:
+    """Codes by transformers' own greedy image generation."""
+    ids = torch.tensor([prompt(text, True) for text in PROMPTS])
+    return language.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_mode="image",
+        do_sample=False,
+        guidance_scale=guidance,
+        use_cache=True,
+    )
+
+
+def test_greedy_decoding_equals_its_own_generate(language):
+    expected = own_generation(language, 3.0)
+    assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
+    model = janus.assemble("tiny", language, prompt)
+    exact = {"ar": {}, "sjd": {"window": 5}, "jacobi": {}, "mc-sjd": {}, "pjd": {"context": SIDE}}
+    for method, options in exact.items():
+        result = generate(model, PROMPTS, method, temperature=0, guidance=3.0, **options)
+        assert torch.equal(result.tokens, expected), method
+    pictures = language.decode_image_tokens(expected)
+    ours = torch.from_numpy(np.array(result.images[1]))
+    assert (ours - (pictures[1].clamp(-1, 1) + 1) * 127.5).abs().max() < 0.51
+
+
+@torch.no_grad()
+def test_logits_equal_the_plain_forward(language):
+    model = janus.assemble("tiny", language, prompt)
+    codes = torch.randint(CODES, (1, SIDE * SIDE), generator=torch.Generator().manual_seed(1))
+    tokens = torch.tensor([prompt("a cat", True)])
+    x = torch.cat(
+        [
+            language.get_input_embeddings()(tokens),
+            language.prepare_embeddings_for_image_generation(codes),
+        ],
+        dim=1,
+    )
+    hidden = language.model.language_model(inputs_embeds=x, use_cache=False).last_hidden_state
+    expected = language.model.generation_head(hidden)
+    assert expected.abs().max() > 1
+    # Fed in another order, each at its own slot: by columns instead of rows.
+    length, prefix = x.shape[1], tokens.shape[1]
+    cache = model.cache(1, length)
+    encoded = model.encode(["a cat"], guided=False)
+    inputs = torch.cat([encoded.embeddings, model.embed(codes)], dim=1)
+    torch.testing.assert_close(inputs, x)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    order = torch.cat([torch.arange(prefix), prefix + torch.arange(16).view(4, 4).T.flatten()])
+    for _ in range(2):
+        # The second time every earlier slot is filled.
+        for place in order.split(5):
+            logits = model.forward(
+                inputs[:, place], place[None], causal[None, None, place], cache.at(place[None])
+            )
+            last = logits if place[-1] == order[-1] else None
+    torch.testing.assert_close(last, expected[:, order.split(5)[-1]], atol=1e-4, rtol=1e-4)
+
+
+def test_every_preset_runs(language):
+    model = janus.assemble("tiny", language, prompt)
+    for method in PRESETS:
+        result = generate(model, PROMPTS, method, guidance=2.0, top_k=5)
+        assert result.tokens.max() < CODES and result.images[0].size == (8, 8)
+
+
+def test_the_door_of_transformers(language):
+    expected = own_generation(language, 3.0)
+    ids = torch.tensor([prompt(text, True) for text in PROMPTS])
+    given = {"do_sample": False, "guidance_scale": 3.0, "attention_mask": torch.ones_like(ids)}
+    # Janus' own generate knows no custom_generate in image mode: the method that it overrides does.
+    for method, options in {"ar": {}, "pjd": {"context": SIDE}}.items():
+        door = pjd.decoding(method, **options)
+        out = GenerationMixin.generate(language, ids, custom_generate=door, **given)
+        assert torch.equal(out[:, ids.shape[1] :], expected)
+    with pytest.raises(pjd.ParameterError, match="must end with 41"):
+        GenerationMixin.generate(language, ids[:, :-1], custom_generate=door, do_sample=False)
+
+
+@pytest.fixture
+def folder(language, tmp_path):
+    """A checkpoint in the form of transformers."""
+    language.save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({**WORDS, "?": 7}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_a_checkpoint_is_read(language, folder):
+    model = janus.load("janus-pro-1b", folder, dtype=torch.float32)
+    # The conversation's marks are unknown words to this tokenizer.
+    tokens = model.prompt("a red fox", True)
+    assert tokens[0] == BEGIN and tokens[-1] == IMAGE and set(tokens) >= {3, 4, 5}
+    assert model.prompt("a red fox", False) == [BEGIN, *[PAD] * (len(tokens) - 2), IMAGE]
+    plain = janus.assemble("plain", language, model.prompt)
+    both = [generate(m, ["a red fox"], "pjd", temperature=0, context=2) for m in (model, plain)]
+    assert torch.equal(both[0].tokens, both[1].tokens)
+    assert both[0].images[0].tobytes() == both[1].images[0].tobytes()
+    half = janus.load("janus-pro-1b", folder)
+    assert half.dtype == torch.bfloat16 and half.codes.dtype == torch.float32
+    assert half.backbone.rotary_emb.inv_freq.dtype == torch.float32
+    assert generate(half, ["a red fox"], "pjd").tokens.shape == (1, SIDE * SIDE)
+
+
+def test_tensors_that_do_not_fit_are_refused_by_name(language, folder):
+    tensors = {name: value.contiguous() for name, value in language.state_dict().items()}
+    del tensors["lm_head.weight"], tensors["model.generation_head.proj_out.bias"]
+    tensors["model.generation_embeddings.weight"] = torch.zeros(3, 8)
+    save_file({**tensors, "model.extra": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ValueError) as error:
+        janus.load("janus-pro-1b", folder)
+    assert str(error.value).endswith(
+        "does not fit JanusForConditionalGeneration: missing model.generation_head.proj_out.bias; "
+        "unexpected model.extra; model.generation_embeddings.weight is [3, 8], not [64, 8]"
+    )
+
+
+def test_what_is_missing_is_said(folder):
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "generation_kwargs": {}}))
+    with pytest.raises(ValueError, match=r"generation_config\.json has no boi_token_id"):
+        janus.load("janus-pro-1b", folder)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"generation_config\.json"):
+        janus.load("janus-pro-1b", folder)
+
+
+def test_the_catalogue_has_both_sizes():
+    for name in ("janus-pro-1b", "janus-pro-7b"):
+        assert (CATALOGUE[name].rows, CATALOGUE[name].columns) == (24, 24)
