@@ -17,7 +17,7 @@ def generate(
     """Decode an image after the prompt; see :func:`pjd.decoding`.
 
     Args:
-        model: an image model of transformers (Chameleon, Janus).
+        model: an image model of transformers (Chameleon, Emu3, Janus).
         pjd_method: a decoder, such as "pjd", "sjd", "zipar".
         pjd_seed: of the first image; image i has that plus i.
         pjd_options: of :class:`pjd.config.DecodeConfig`, such as ``{"context": 11}``.

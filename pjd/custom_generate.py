@@ -21,7 +21,7 @@ from pjd.engine import Engine
 from pjd.generation import check_seeds
 from pjd.methods import configure
 
-FAMILIES = {"chameleon": "chameleon", "janus": "janus"}
+FAMILIES = {"chameleon": "chameleon", "emu3": "emu3", "janus": "janus"}
 """Modules of :mod:`pjd.models` by ``config.model_type``: their ``wrap`` reads a prompt's tokens."""
 
 KNOWN = (

@@ -52,6 +52,7 @@ CATALOGUE = {
     "anole-7b": Checkpoint("chameleon", 32, 32, 8, "huggingface.co/leloy/Anole-7b-v0.1-hf"),
     "janus-pro-1b": Checkpoint("janus", 24, 24, 6, JANUS + "1B"),
     "janus-pro-7b": Checkpoint("janus", 24, 24, 6, JANUS + "7B"),
+    "emu3-gen": Checkpoint("emu3", 90, 90, 22, "huggingface.co/BAAI/Emu3-Gen-hf"),
     "llamagen-c2i-b-256": llamagen(16),
     "llamagen-c2i-b-384": llamagen(24),
     "llamagen-c2i-l-256": llamagen(16),
