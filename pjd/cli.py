@@ -259,6 +259,27 @@ def models() -> None:
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .pt, .pth or .ckpt file, or a folder.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Write an official checkpoint's tensors, read without running its code, as safetensors."""
+    if target.suffix != ".safetensors" or target.exists():
+        raise ParameterError("target", str(target), "must be a new file that ends in .safetensors")
+    from safetensors.torch import save_file
+
+    from pjd.models.checkpoint import read
+
+    tensors = {name: value.clone().contiguous() for name, value in read(source).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(target)
+    size = sum(value.nbytes for value in tensors.values()) / 2**30
+    typer.echo(f"{target}: {len(tensors)} tensors, {size:.2f} GiB")
+
+
+@app.command()
 def doctor() -> None:
     """Say what is here: versions, GPUs, memory, weights; and what will not work, and why."""
     from pjd.doctor import examine

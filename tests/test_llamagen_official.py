@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
+from typer.testing import CliRunner
 
+from pjd.cli import app
 from pjd.config import ParameterError
 from pjd.engine import Engine
 from pjd.generation import generate
@@ -273,6 +275,23 @@ def test_an_official_file_is_read(folder, monkeypatch):
     assert load("llamagen-c2i-b-256").dtype == torch.bfloat16
 
 
+def test_a_converted_file_is_read_alike(folder):
+    before = official.load("llamagen-c2i-b-256", folder)
+    for name in ("c2i_B_256", "vq_ds16_c2i"):
+        source, target = folder / f"{name}.pt", folder / f"{name}.safetensors"
+        done = CliRunner().invoke(app, ["convert", str(source), str(target)])
+        assert done.exit_code == 0 and "GiB" in done.output
+        source.unlink()
+    after = official.load("llamagen-c2i-b-256", folder)
+    for part in ("transformer", "pixels"):
+        states = [getattr(model, part).state_dict() for model in (before, after)]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    again = CliRunner().invoke(app, ["convert", str(target), str(target)])
+    assert isinstance(again.exception, ParameterError) and "must be a new file" in str(
+        again.exception
+    )
+
+
 def test_tensors_that_do_not_fit_are_refused_by_name(folder):
     tensors = weights(False)
     del tensors["norm.weight"]
@@ -302,7 +321,7 @@ def test_what_is_missing_is_said(folder):
     with pytest.raises(FileNotFoundError, match=r"flan-t5-xl"):
         official.load("llamagen-t2i-xl-256", folder)
     (folder / "c2i_B_256.pt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"must hold one \.pt file; found none"):
+    with pytest.raises(FileNotFoundError, match=r"must hold one file of weights; found none"):
         official.load("llamagen-c2i-b-256", folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -46,8 +47,10 @@ def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> di
                         if name.startswith(prefix):
                             tensors[name] = opened.get_tensor(name)
             else:
-                # Tensors only: an ordinary pickle could run code of its own.
-                loaded = torch.load(file, map_location=device, weights_only=True)
+                # Tensors only: an ordinary pickle could run code of its own. Trainers keep their
+                # arguments beside them, which are harmless.
+                with torch.serialization.safe_globals([Namespace]):
+                    loaded = torch.load(file, map_location=device, weights_only=True)
                 loaded = next((loaded[key] for key in WRAPPERS if key in loaded), loaded)
                 tensors |= {name: loaded[name] for name in loaded if name.startswith(prefix)}
         except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -1,6 +1,5 @@
 """LlamaGen (arXiv 2406.06525) from its official checkpoints: images of a class, or of a caption."""
 
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,8 +285,9 @@ def load(
 
     Args:
         name: a key of :data:`FORMATS`.
-        folder: with the transformer's one ``.pt`` file, and the VQ's if ``vq`` is None.
-        vq: the VQ tokenizer's ``.pt`` file; None: the one in ``folder`` that begins with "vq".
+        folder: with the transformer's one file, ``.pt`` or converted to safetensors, and the VQ's
+            if ``vq`` is None.
+        vq: the VQ tokenizer's file; None: the one in ``folder`` that begins with "vq".
         text: folder of flan-t5-xl, for a model that takes captions.
         device: where the model goes.
         dtype: of the transformer and the text encoder; the image decoder is in single precision.
@@ -300,18 +300,18 @@ def load(
     if name not in FORMATS:
         raise ValueError(f"model = {name!r}: must be one of {', '.join(FORMATS)}")
     chosen = FORMATS[name]
-    files = sorted(folder.glob("*.pt"))
+    files = sorted(file for file in folder.glob("*") if file.suffix in (".pt", ".safetensors"))
     pictures = vq or next((file for file in files if file.name.startswith("vq")), folder / "vq.pt")
     weights = [file for file in files if not file.name.startswith("vq")]
     if len(weights) != 1:
         found = ", ".join(file.name for file in weights) or "none"
-        raise FileNotFoundError(f"model {name}: {folder} must hold one .pt file; found {found}")
+        raise FileNotFoundError(
+            f"model {name}: {folder} must hold one file of weights; found {found}"
+        )
     decoder = load_vq(read(pictures, device), str(pictures))
     captions = None
     if chosen.captioned:
         captions = t5(text or folder / "flan-t5-xl", device, dtype)
-    # Files of the official training hold its arguments beside the tensors.
-    with torch.serialization.safe_globals([Namespace]):
-        tensors = {key: value.to(dtype) for key, value in read(weights[0], device).items()}
+    tensors = {key: value.to(dtype) for key, value in read(weights[0], device).items()}
     transformer = load_transformer(tensors, chosen.config, chosen.captioned, str(weights[0]))
     return OfficialLlamaGen(name, transformer, decoder, chosen.sampling, captions)
