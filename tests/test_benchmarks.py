@@ -46,6 +46,20 @@ def test_the_clock_changes_no_code_and_its_parts_are_within_the_whole():
     assert measured["step_ms"] * measured["iterations"] / 1000 < measured["seconds"]
 
 
+@pytest.mark.parametrize("method", ["sjd", "pjd"])
+def test_memory_is_what_the_formula_says(method):
+    model = tiny_model(grid=6, vocabulary=11)
+    batch, guidance = 3, 2.0
+    config = configure(method, window=5, guidance=guidance)
+    engine = TimedEngine(model, config, ["cat"] * batch, torch.arange(batch))
+    lanes = 1 if method == "sjd" else 6
+    slots = 1 + lanes + 4 + 36
+    cache = 2 * 2 * 2 * batch * 2 * 8 * 4 * slots
+    assert engine.cache.keys.nbytes + engine.cache.values.nbytes == cache
+    assert measure(model, config, batch, repeats=1)["cache_bytes"] == cache
+    assert engine.start().proposal.nbytes == 4 * batch * (lanes + 1) * 5 * 11
+
+
 def test_the_command_writes_every_case(tmp_path, monkeypatch, rules):
     tiny = Shape(partial(llamagen, CONFIG), 2.0, 5, 2, llama(16, 32, 2, 2, 64))
     monkeypatch.setitem(SHAPES, "tiny", tiny)
