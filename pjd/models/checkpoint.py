@@ -58,6 +58,21 @@ def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> di
     return tensors
 
 
+def require(model: str, folder: Path, *files: str) -> None:
+    """Raise FileNotFoundError unless ``folder`` has all of ``files``."""
+    missing = [str(folder / file) for file in files if not (folder / file).exists()]
+    if missing:
+        raise FileNotFoundError(f"model {model}: no file {', '.join(missing)}")
+
+
+def cast(tensors: dict[str, Tensor], dtype: torch.dtype, exact: str) -> dict[str, Tensor]:
+    """``tensors`` in ``dtype``, those whose names begin with ``exact`` in single precision."""
+    return {
+        name: value.float() if name.startswith(exact) else value.to(dtype)
+        for name, value in tensors.items()
+    }
+
+
 def fit(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Make ``tensors`` the parameters of ``module``, which may be on the meta device.
 

@@ -15,7 +15,7 @@ from transformers import Emu3Config, Emu3ForConditionalGeneration, PreTrainedTok
 
 from pjd.config import ParameterError
 from pjd.grid import Grid
-from pjd.models.checkpoint import fit, read
+from pjd.models.checkpoint import cast, fit, read, require
 from pjd.models.decoder import DecoderModel, code_head
 
 SIDE = 90
@@ -186,10 +186,7 @@ def load(
         ValueError: for a damaged file, a token that the vocabulary lacks, or a tensor that is
             missing, unexpected or of another shape.
     """
-    files = ("config.json", "preprocessor_config.json", "tokenizer.json")
-    for file in files:
-        if not (folder / file).exists():
-            raise FileNotFoundError(f"model {name}: no file {folder / file}")
+    require(name, folder, "config.json", "preprocessor_config.json", "tokenizer.json")
     config = Emu3Config.from_json_file(folder / "config.json")
     needed = {BEGIN, IMAGE, START, ROW_END}
     missing = sorted(needed - (config.vocabulary_map or {}).keys())
@@ -197,10 +194,7 @@ def load(
         raise ValueError(f"{folder / 'config.json'}: vocabulary_map has no {', '.join(missing)}")
     pictures = json.loads((folder / "preprocessor_config.json").read_text())
     named = {renamed(key): value for key, value in read(folder, device).items()}
-    tensors = {
-        key: value.float() if key.startswith("model.vqmodel.") else value.to(dtype)
-        for key, value in named.items()
-    }
+    tensors = cast(named, dtype, exact="model.vqmodel.")
     language = load_language(tensors, config, str(folder))
     words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 

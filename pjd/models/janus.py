@@ -14,7 +14,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedT
 
 from pjd.config import ParameterError
 from pjd.grid import Grid
-from pjd.models.checkpoint import fit, read
+from pjd.models.checkpoint import cast, fit, read, require
 from pjd.models.decoder import DecoderModel
 from pjd.models.tokenizer import to_uint8
 
@@ -168,10 +168,7 @@ def load(
         ValueError: for a damaged file, or a tensor that is missing, unexpected or of another
             shape.
     """
-    files = ("config.json", "generation_config.json", "tokenizer.json")
-    for file in files:
-        if not (folder / file).exists():
-            raise FileNotFoundError(f"model {name}: no file {folder / file}")
+    require(name, folder, "config.json", "generation_config.json", "tokenizer.json")
     config = JanusConfig.from_json_file(folder / "config.json")
     settings = json.loads((folder / "generation_config.json").read_text())
     try:
@@ -180,10 +177,7 @@ def load(
     except KeyError as error:
         where = folder / "generation_config.json"
         raise ValueError(f"model {name}: {where} has no {error.args[0]}") from error
-    tensors = {
-        key: value.float() if key.startswith("model.vqmodel.") else value.to(dtype)
-        for key, value in read(folder, device).items()
-    }
+    tensors = cast(read(folder, device), dtype, exact="model.vqmodel.")
     language = load_language(tensors, config, str(folder))
     words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
