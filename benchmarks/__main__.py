@@ -1,6 +1,7 @@
 """``python -m benchmarks``: decode batches of real shapes, and write where the time went."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,20 @@ from pjd.runs import stamp, write_json
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def names(text: str, option: str, known: tuple[str, ...]) -> list[str]:
+def names(text: str, option: str, known: Sequence[str]) -> list[str]:
     """Split a comma-separated list, each of it one of ``known``."""
     chosen = [name.strip() for name in text.split(",")]
     for name in chosen:
-        check_choice(option, name, known)
+        check_choice(option, name, tuple(known))
     return chosen
+
+
+def counts(text: str, option: str) -> list[int]:
+    """Split a comma-separated list of numbers, at least 1 each."""
+    for count in text.split(","):
+        if not (count.strip().isdecimal() and int(count) > 0):
+            raise ParameterError(option, count, "must be numbers, at least 1 each, as in 1,8,64")
+    return [int(count) for count in text.split(",")]
 
 
 @app.command()
@@ -56,8 +65,15 @@ def run(
     torch.set_num_threads(threads)
     check_choice("dtype", dtype, DTYPES)
     arithmetic = getattr(torch, dtype)
-    chosen = names(methods, "methods", tuple(PRESETS))
+    chosen = names(methods, "methods", list(PRESETS))
+    wanted = names(shapes, "shapes", list(SHAPES))
+    sizes = counts(batches, "batches")
     recorded = json.loads(RECORD.read_text())
+    trained = [name for name in wanted if name in EMOJI]
+    if trained and layers is not None:
+        raise ParameterError("layers", layers, f"must not be given: {trained[0]} is trained")
+    if len(trained) < len(wanted):
+        names(",".join(chosen), "methods", ["ar", *recorded["shares"]])
     cases: list[dict[str, Any]] = []
     described = {
         **stamp(device=device, dtype=dtype, threads=threads, repeats=repeats, layers=layers),
@@ -66,19 +82,16 @@ def run(
         "transformers_ms": {},
         "cases": cases,
     }
-    for name in names(shapes, "shapes", tuple(SHAPES)):
+    for name in wanted:
         shape = SHAPES[name]
         model = shape.make(device, arithmetic, layers)
-        for batch in map(int, batches.split(",")):
+        for batch in sizes:
             for method in track(chosen, f"{name}, batch {batch}", console=Console(stderr=True)):
                 options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}
                 if PRESETS[method]["view"] == "rows":
                     options["context"] = shape.context
                 if name not in EMOJI and method != "ar":
-                    if method not in recorded["shares"]:
-                        allowed = f"acceptance is recorded of {', '.join(recorded['shares'])} only"
-                        raise ParameterError("methods", method, allowed)
-                    options["accept"] = replay(recorded["shares"][method])
+                    options["accept"] = replay(recorded["shares"][method], device)
                 measured = measure(model, configure(method, **options), batch, repeats)
                 cases.append({"shape": name, "method": method, "batch": batch, **measured})
                 write_json(output, described)
@@ -87,7 +100,6 @@ def run(
                 shape.like, shape, layers, device, arithmetic, codes=64
             )
             write_json(output, described)
-        del model
 
 
 if __name__ == "__main__":

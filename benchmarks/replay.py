@@ -36,15 +36,19 @@ def record(model: str, images: int, context: int) -> dict[str, list[float]]:
     return shares
 
 
-def replay(shares: Sequence[float]) -> str:
+def replay(shares: Sequence[float], device: torch.device | str) -> str:
     """Make the rule that keeps a draft at depth d with probability ``shares[d]``.
+
+    Args:
+        shares: probabilities by depth; deeper drafts have the last one.
+        device: where drafts are verified.
 
     Returns:
         The rule's name, for the option ``accept``.
     """
+    share = torch.tensor(shares, device=device)
 
     def keeps(evidence: Evidence) -> torch.Tensor:
-        share = evidence.coins.new_tensor(shares)
         return evidence.coins < share[evidence.depth.clamp(max=len(shares) - 1)]
 
     RULES["replayed"] = Rule(keeps)

@@ -13,7 +13,7 @@ import pjd
 from pjd.grid import Grid
 from pjd.models.base import ImageModel
 from pjd.models.captions import Words
-from pjd.models.decoder import DecoderModel
+from pjd.models.decoder import DecoderModel, exact_rotary
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
 from pjd.models.registry import EMOJI
@@ -56,9 +56,7 @@ def randomised(module: nn.Module) -> nn.Module:
 
 
 def embedded(name: str, device: str, dtype: torch.dtype, layers: int | None) -> ImageModel:
-    """An embedded model with its own weights; it has the layers it has."""
-    if layers is not None:
-        raise ValueError(f"layers = {layers}: {name} has trained weights, leave its layers")
+    """An embedded model with its own weights; it has the layers it has, ``layers`` is None."""
     return pjd.load(name, device, str(dtype).removeprefix("torch."))
 
 
@@ -96,8 +94,7 @@ def decoder(
     finally:
         torch.set_default_dtype(default)
     language.set_attn_implementation("sdpa")
-    # Its frequencies are in single precision, whatever the weights are.
-    language.model.rotary_emb = type(language.model.rotary_emb)(language.config).to(device)
+    exact_rotary(language.model)
     codes = F.normalize(torch.randn(vocabulary, 8), dim=-1)
     return DecoderModel(
         name="decoder",

@@ -21,8 +21,8 @@ from pjd.engine import Engine
 from pjd.generation import check_seeds
 from pjd.methods import configure
 
-FAMILIES = {"chameleon": "chameleon", "emu3": "emu3", "janus": "janus"}
-"""Modules of :mod:`pjd.models` by ``config.model_type``: their ``wrap`` reads a prompt's tokens."""
+FAMILIES = ("chameleon", "emu3", "janus")
+"""Modules of :mod:`pjd.models`, by ``config.model_type``: their ``wrap`` takes tokens."""
 
 KNOWN = (
     PrefixConstrainedLogitsProcessor,
@@ -102,14 +102,8 @@ def decoding(
         asked = sampling(generation_config, logits_processor)
         config = configure(method, seed=seed, **{**asked, **options})
         conditional = rows_of(input_ids, inputs.get("attention_mask"))
-        unconditional = without_prompt(logits_processor, conditional)
-
-        def prompt(number: str, guided: bool) -> list[int]:
-            """Tokens in front of the image of that number."""
-            return (conditional if guided else unconditional)[int(number)]
-
-        family = import_module(f"pjd.models.{FAMILIES[kind]}")
-        wrapped, closing = family.wrap(model, conditional, prompt)
+        family = import_module(f"pjd.models.{kind}")
+        wrapped, closing = family.wrap(model, conditional, negative_prompts(logits_processor))
         tokens = decode_all(wrapped, config, check_seeds(seeds, seed, len(conditional)))
         end = tokens.new_tensor(closing).expand(len(tokens), -1)
         sequences = torch.cat([input_ids, tokens, end], dim=1)
@@ -120,17 +114,14 @@ def decoding(
     return decode
 
 
-def without_prompt(
-    processors: LogitsProcessorList, conditional: list[list[int]]
-) -> list[list[int]]:
-    """Tokens of the unconditional branch: the negative prompts or, as in transformers, the last
-    token of each prompt alone."""
+def negative_prompts(processors: LogitsProcessorList) -> list[list[int]] | None:
+    """Tokens of the ``negative_prompt_ids`` that ``generate`` was given, or None."""
     for processor in processors:
         if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
             negative = processor.unconditional_context
             if negative["input_ids"] is not None:
                 return rows_of(negative["input_ids"], negative["attention_mask"])
-    return [row[-1:] for row in conditional]
+    return None
 
 
 def decode_all(model: Any, config: DecodeConfig, seeds: Tensor) -> Tensor:

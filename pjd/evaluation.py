@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,17 +78,36 @@ def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: 
         write_json(partial / "real.json", {"model": model.name, **by_group})
 
 
-def collect(runs: Path, names: list[str], baseline: str = "main/ar") -> pd.DataFrame:
+def sampling(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What a run shares with its baseline, from its ``run.json``: the model, and how it samples."""
+    options = ("guidance", "temperature", "top_k", "top_p")
+    return run["model"], *(run["config"][option] for option in options)
+
+
+def collect(runs: Path, names: list[str]) -> pd.DataFrame:
     """One row a run of ``names`` below ``runs``: steps, speed-up, fidelity and Frechet distances.
 
-    Fidelity is the mean log-likelihood of the decoded codes under the exact autoregressive model
-    minus that of the baseline's own samples for the same prompts, in nats a token; its interval is
-    a bootstrap over prompts. A row of the baseline with other seeds is the noise floor of every
-    column.
+    The baseline of a run is the first of ``names`` with method ar, the same model and the same
+    guidance, temperature, top-k and top-p. Fidelity is the mean log-likelihood of the decoded
+    codes under the exact autoregressive model minus that of the baseline's own samples for the
+    same prompts, in nats a token; its interval is a bootstrap over prompts. A row of the baseline
+    with other seeds is the noise floor of every column.
+
+    Raises:
+        ValueError: if a run has no baseline, or its model no real pictures.
     """
-    real = torch.from_numpy(np.load(runs / "main/real" / "features.npy"))
-    reference = read_table(runs / baseline / "evaluate" / "images.parquet")
-    reference_seen = torch.from_numpy(np.load(runs / baseline / "evaluate" / "features.npy"))
+    stamps = {name: json.loads((runs / name / "decode" / "run.json").read_text()) for name in names}
+    baselines: dict[tuple[Any, ...], str] = {}
+    for name, run in stamps.items():
+        if run["config"]["method"] == "ar":
+            baselines.setdefault(sampling(run), name)
+    real = {
+        json.loads(path.read_text())["model"]: path.parent for path in runs.glob("*/real/real.json")
+    }
+
+    def seen(path: Path) -> torch.Tensor:
+        """Features of pictures."""
+        return torch.from_numpy(np.load(path / "features.npy"))
 
     def passed(table: pd.DataFrame, *places: str) -> float:
         """Share of tested drafts that was accepted; not a number if none was tested."""
@@ -96,16 +116,22 @@ def collect(runs: Path, names: list[str], baseline: str = "main/ar") -> pd.DataF
         return accepted / tested if tested else np.nan
 
     rows = []
-    for name in names:
-        path = runs / name / "decode" / "run.json"
-        stamp = json.loads(path.read_text())
-        config = stamp["config"]
-        decoded = read_table(path.parent / "images.parquet")
-        evaluated = read_table(path.parent.parent / "evaluate" / "images.parquet")
-        seen = torch.from_numpy(np.load(path.parent.parent / "evaluate" / "features.npy"))
-        lag = read_table(path.parent / "lag.parquet")
-        trace = read_table(path.parent / "trace.parquet")
-        depths = read_table(path.parent / "depths.parquet")
+    for name, stamp in stamps.items():
+        config, asked = stamp["config"], sampling(stamp)
+        if asked not in baselines:
+            raise ValueError(
+                f"run {name}: no run with method ar has its model and sampling, {asked}"
+            )
+        if stamp["model"] not in real:
+            raise ValueError(f"run {name}: no runs/*/real is of model {stamp['model']}")
+        path, measured = runs / name / "decode", runs / name / "evaluate"
+        decoded = read_table(path / "images.parquet")
+        evaluated = read_table(measured / "images.parquet")
+        baseline = runs / baselines[asked] / "evaluate"
+        reference = read_table(baseline / "images.parquet")
+        lag = read_table(path / "lag.parquet")
+        trace = read_table(path / "trace.parquet")
+        depths = read_table(path / "depths.parquet")
         limited = max(1, trace.blocked.sum() + trace.rejected.sum())
         steps = bootstrap(decoded.steps)
         gap = bootstrap(evaluated.log_likelihood - reference.log_likelihood)
@@ -117,9 +143,13 @@ def collect(runs: Path, names: list[str], baseline: str = "main/ar") -> pd.DataF
                 "method": config["method"],
                 "context": config["context"],
                 "window": config["window"],
+                "rows": config["rows"],
+                "guidance": config["guidance"],
+                "top_k": config["top_k"],
                 "stand_in": config["stand_in"],
                 "group": config["group"],
                 "images": len(decoded),
+                "codes": total,
                 "steps": steps.mean,
                 "steps_low": steps.low,
                 "steps_high": steps.high,
@@ -134,8 +164,8 @@ def collect(runs: Path, names: list[str], baseline: str = "main/ar") -> pd.DataF
                 "gap_low": gap.low,
                 "gap_high": gap.high,
                 "outside_top_k": evaluated.outside_top_k.mean(),
-                "frechet_real": frechet(real, seen),
-                "frechet_ar": frechet(reference_seen, seen),
+                "frechet_real": frechet(seen(real[stamp["model"]]), seen(measured)),
+                "frechet_ar": frechet(seen(baseline), seen(measured)),
                 "mean_lag": np.average(lag.lag, weights=lag.codes) if len(lag) else np.nan,
                 "blocked_share": trace.blocked.sum() / limited,
                 "variation_first": depths.variation.iloc[0] if len(depths) else np.nan,

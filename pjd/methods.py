@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "context": 4,
         "redraft": "coupled",
         "reach": "window",
-        "stand_in": "last-column",
+        "stand_in": "above",
     },
     # Ours: every code keeps its distance, so that the target M_c is one fixed model (METHODS 6.7).
     "pjd-staircase": {
@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lag": "fixed",
         "redraft": "coupled",
         "reach": "window",
-        "stand_in": "last-column",
+        "stand_in": "above",
     },
 }
 """Methods by name. A new one is a new entry; see docs/adding_a_decoder.md."""

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,17 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: ``python -m pjd.notebook NOTEBOOK HTML '{name: value}'``."""
+    """Command line: ``python -m pjd.notebook NOTEBOOK HTML '{name: value}' ...``."""
     parser = argparse.ArgumentParser(prog="pjd.notebook", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("html", type=Path, help="where to write the executed notebook")
-    parser.add_argument("parameters", nargs="?", default="{}", help="as YAML, so they are typed")
+    parser.add_argument(
+        "parameters", nargs="*", help="mappings as YAML, so they are typed; later ones win"
+    )
     options = parser.parse_args(arguments)
     try:
-        run(options.notebook, options.html, yaml.safe_load(options.parameters))
+        mappings = [yaml.safe_load(text) for text in options.parameters]
+        run(options.notebook, options.html, dict(ChainMap(*reversed(mappings))))
     except NotebookError as error:
         print(f"pjd: {error}", file=sys.stderr)
         return 1

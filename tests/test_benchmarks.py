@@ -26,7 +26,7 @@ def rules():
 def test_a_replayed_run_accepts_what_the_record_says(rules):
     model = tiny_model(grid=16, vocabulary=50)
     shares = [0.2, 0.9, 0.5]
-    config = configure("sjd", window=4, accept=replay(shares))
+    config = configure("sjd", window=4, accept=replay(shares, "cpu"))
     decoded = TimedEngine(model, config, ["cat"] * 64, torch.arange(64)).run()
     depths = decoded.trace.depths
     assert depths.tested.min() > 500

@@ -1,4 +1,5 @@
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,11 @@ def calls() -> list[tuple[str, Path, dict]]:
     """(stage, notebook, parameters) of every stage that runs a notebook."""
     found = []
     for name, command in stages().items():
-        words = command.split(maxsplit=5)
+        words = shlex.split(command)
         if words[:3] == ["python", "-m", "pjd.notebook"]:
-            parameters = yaml.safe_load(words[5].strip("'")) if len(words) > 5 else {}
+            parameters: dict = {}
+            for mapping in words[5:]:
+                parameters |= yaml.safe_load(mapping)
             found.append((name, ROOT / words[3], parameters))
     return found
 

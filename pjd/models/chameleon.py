@@ -19,7 +19,7 @@ from pjd.config import ParameterError
 from pjd.grid import Grid
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read
-from pjd.models.decoder import DecoderModel, code_head
+from pjd.models.decoder import DecoderModel, code_head, exact_rotary, numbered
 
 BEGIN = "<s>"
 SEPARATOR = "<reserved08706>"
@@ -144,14 +144,15 @@ def assemble(
 def wrap(
     language: ChameleonForConditionalGeneration,
     prompts: list[list[int]],
-    prompt: Callable[[str, bool], list[int]],
+    negative: list[list[int]] | None,
 ) -> tuple[DecoderModel, list[int]]:
     """A model around transformers' own, for prompts in tokens: the last ones say what image it is.
 
     Args:
         language: as ``from_pretrained`` gives it.
         prompts: their tokens; all end alike.
-        prompt: see :class:`pjd.models.decoder.DecoderModel`.
+        negative: tokens of the branch without a prompt; None: as transformers has it, the last
+            token of each prompt alone.
 
     Returns:
         The model, which has no pixels, and the tokens after the image: none.
@@ -173,6 +174,7 @@ def wrap(
         raise ParameterError("input_ids", " ".join(end), allowed)
     check_vocabulary("input_ids", language.config.vocabulary_map, written)
     name = language.config.name_or_path or "chameleon"
+    prompt = numbered(prompts, negative or [tokens[-1:] for tokens in prompts])
     return connect(name, language, language.model.vqmodel, prompt, written), []
 
 
@@ -255,8 +257,7 @@ def load_language(
     language.set_attn_implementation("sdpa")
     tensors = {name: value for name, value in tensors.items() if not name.startswith(VQ)}
     fit(language, expand_norms(tensors, config), source)
-    # Its frequencies are no part of a checkpoint: computed anew, in single precision.
-    language.model.rotary_emb = type(language.model.rotary_emb)(config).to(language.device)
+    exact_rotary(language.model)
     return language
 
 

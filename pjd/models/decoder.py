@@ -60,6 +60,27 @@ def code_head(head: nn.Linear, tokens: Tensor) -> nn.Linear:
     return part
 
 
+def exact_rotary(backbone: PreTrainedModel) -> None:
+    """Compute the frequencies of the rotary positions anew, in single precision.
+
+    They are no part of a checkpoint, and would be rounded with the weights.
+    """
+    rotary = type(backbone.rotary_emb)(backbone.config)
+    backbone.rotary_emb = rotary.to(backbone.device)
+
+
+def numbered(
+    conditional: list[list[int]], unconditional: list[list[int]]
+) -> Callable[[str, bool], list[int]]:
+    """The ``prompt`` of a :class:`DecoderModel` whose prompts are in tokens: "0", "1", ..."""
+
+    def prompt(number: str, guided: bool) -> list[int]:
+        """Tokens in front of the image of that number."""
+        return (conditional if guided else unconditional)[int(number)]
+
+    return prompt
+
+
 class DecoderModel:
     """A transformers decoder that writes images; see :class:`pjd.models.base.ImageModel`.
 

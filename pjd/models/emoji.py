@@ -9,15 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pjd.cache import SlotCache
-from pjd.grid import Grid
 from pjd.models.base import Prompt
 from pjd.models.captions import Words
-from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+from pjd.models.llamagen import LlamaGen, LlamaGenConfig, LlamaGenModel
 from pjd.models.tokenizer import Tokenizer
 
 
-class EmojiModel:
+class EmojiModel(LlamaGenModel):
     """A LlamaGen transformer with a word vocabulary and a VQ tokenizer; see ``ImageModel``."""
 
     def __init__(
@@ -30,21 +28,10 @@ class EmojiModel:
         sampling: dict[str, float | int],
     ) -> None:
         """Put the parts together, in evaluation mode."""
-        self.name = name
-        self.transformer = transformer.eval().requires_grad_(False)
+        super().__init__(name, transformer, sampling)
         self.word_vectors = word_vectors.requires_grad_(False)
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.words = words
-        self.sampling = sampling
-        config = transformer.config
-        self.grid = Grid(config.grid, config.grid)
-        self.vocabulary = config.vocabulary
-        self.device = torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the transformer's arithmetic."""
-        return self.transformer.output.weight.dtype
 
     @property
     def codes(self) -> Tensor:
@@ -53,10 +40,9 @@ class EmojiModel:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "EmojiModel":
         """Move the model, and optionally change the transformer's dtype; returns itself."""
-        self.device = torch.device(device)
-        self.transformer.to(self.device, dtype)
-        self.word_vectors.to(self.device, dtype)
-        self.tokenizer.to(self.device)
+        self.transformer.to(device, dtype)
+        self.word_vectors.to(device, dtype)
+        self.tokenizer.to(device)
         return self
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
@@ -74,36 +60,7 @@ class EmojiModel:
                 kept = f"only its last {self.words.length} words are used"
                 warnings.warn(f"{prompt[:60]!r}...: {kept}", stacklevel=2)
         ids = self.words.encode(prompts).to(self.device)
-        mask = ids > 0
-        branches = 2 if guided else 1
-        unconditional = torch.arange(branches, device=self.device).repeat_interleave(len(ids)) == 1
-        features = self.word_vectors(ids).repeat(branches, 1, 1)
-        embeddings = self.transformer.cls_embedding(features, unconditional)
-        positions = torch.arange(ids.shape[1], device=self.device).expand(len(features), -1)
-        return Prompt(embeddings, mask.repeat(branches, 1), positions)
-
-    def cache(self, batch: int, slots: int) -> SlotCache:
-        """Allocate a slot cache of the transformer's shape."""
-        config = self.transformer.config
-        return SlotCache(
-            config.layers,
-            batch,
-            config.heads,
-            slots,
-            config.dim // config.heads,
-            self.dtype,
-            self.device,
-        )
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings of image codes."""
-        return self.transformer.tok_embeddings(tokens)
-
-    def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
-    ) -> Tensor:
-        """Logits of the code after each input."""
-        return self.transformer.output(self.transformer(x, positions, mask, cache))
+        return self.prefix(self.word_vectors(ids), ids > 0, guided)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Pixels of the codes."""

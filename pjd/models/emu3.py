@@ -16,7 +16,7 @@ from transformers import Emu3Config, Emu3ForConditionalGeneration, PreTrainedTok
 from pjd.config import ParameterError
 from pjd.grid import Grid
 from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.decoder import DecoderModel, code_head
+from pjd.models.decoder import DecoderModel, code_head, exact_rotary, numbered
 
 SIDE = 90
 """Rows and columns of codes in the official images of 720 x 720 pixels."""
@@ -108,14 +108,15 @@ def assemble(
 def wrap(
     language: Emu3ForConditionalGeneration,
     prompts: list[list[int]],
-    prompt: Callable[[str, bool], list[int]],
+    negative: list[list[int]] | None,
 ) -> tuple[DecoderModel, list[int]]:
     """A model around transformers' own, for prompts in tokens: the last ones say the size.
 
     Args:
         language: as ``from_pretrained`` gives it.
         prompts: their tokens; all end with the same size of an image.
-        prompt: see :class:`pjd.models.decoder.DecoderModel`.
+        negative: tokens of the branch without a prompt; None: as transformers has it, the last
+            token of each prompt alone.
 
     Returns:
         The model, and the tokens after the image.
@@ -132,6 +133,7 @@ def wrap(
         allowed = f"must all end with {IMAGE}, the same rows*columns, and {START}"
         raise ParameterError("input_ids", " ".join(sorted(ends)), allowed)
     name = language.config.name_or_path or "emu3"
+    prompt = numbered(prompts, negative or [tokens[-1:] for tokens in prompts])
     model = assemble(name, language, prompt, int(size[1]), int(size[2]))
     closing = [*(vocabulary[end] for end in IMAGE_END), language.config.text_config.eos_token_id]
     return model, closing
@@ -160,9 +162,7 @@ def load_language(
         language = Emu3ForConditionalGeneration(config)
     del language.model.vqmodel.encoder, language.model.vqmodel.quant_conv
     fit(language, {k: v for k, v in tensors.items() if not k.startswith(READER)}, source)
-    # Its frequencies are no part of a checkpoint: computed anew, in single precision.
-    text = language.model.text_model
-    text.rotary_emb = type(text.rotary_emb)(config.text_config).to(text.device)
+    exact_rotary(language.model.text_model)
     return language
 
 

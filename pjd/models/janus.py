@@ -15,7 +15,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedT
 from pjd.config import ParameterError
 from pjd.grid import Grid
 from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.decoder import DecoderModel
+from pjd.models.decoder import DecoderModel, exact_rotary, numbered
 from pjd.models.tokenizer import to_uint8
 
 SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
@@ -90,16 +90,14 @@ def unconditional(tokens: list[int], pad: int) -> list[int]:
 def wrap(
     language: JanusForConditionalGeneration,
     prompts: list[list[int]],
-    prompt: Callable[[str, bool], list[int]],
+    negative: list[list[int]] | None,
 ) -> tuple[DecoderModel, list[int]]:
     """A model around transformers' own, for prompts in tokens.
-
-    Without negative prompts the unconditional branch is Janus' own, padding in the prompt's place.
 
     Args:
         language: as ``from_pretrained`` gives it.
         prompts: their tokens; all end with the token that begins an image.
-        prompt: see :class:`pjd.models.decoder.DecoderModel`.
+        negative: tokens of the branch without a prompt; None: Janus' own, padding in its place.
 
     Returns:
         The model, and the tokens after the image: none.
@@ -113,15 +111,10 @@ def wrap(
         if tokens[-1] != begin:
             allowed = f"must end with {begin}, generation_config's boi_token_id"
             raise ParameterError("input_ids", tokens[-1], allowed)
-
-    def branch(number: str, conditional: bool) -> list[int]:
-        """Tokens in front of the image of that number."""
-        own, given = prompts[int(number)], prompt(number, conditional)
-        if conditional or given != own[-1:]:
-            return given
-        return unconditional(own, settings.pad_token_id)
-
-    return assemble(language.config.name_or_path or "janus", language, branch), []
+    if negative is None:
+        negative = [unconditional(tokens, settings.pad_token_id) for tokens in prompts]
+    name = language.config.name_or_path or "janus"
+    return assemble(name, language, numbered(prompts, negative)), []
 
 
 def load_language(
@@ -142,9 +135,7 @@ def load_language(
     del language.lm_head, language.model.vision_model, language.model.aligner
     del language.model.vqmodel.encoder, language.model.vqmodel.quant_conv
     fit(language, {k: v for k, v in tensors.items() if not k.startswith(READER)}, source)
-    # Its frequencies are no part of a checkpoint: computed anew, in single precision.
-    inner = language.model.language_model
-    inner.rotary_emb = type(inner.rotary_emb)(config.text_config).to(inner.device)
+    exact_rotary(language.model.language_model)
     return language
 
 

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pjd.cache import SlotCache
+from pjd.grid import Grid
 from pjd.mask import causal
+from pjd.models.base import Prompt
 
 
 @dataclass(frozen=True)
@@ -240,3 +242,69 @@ class LlamaGen(nn.Module):
         shown = F.pad(caption_mask, (0, length - caption_mask.shape[1]), value=True)
         hidden = self(x, positions[None], causal(shown, length))
         return self.output(hidden[:, self.config.prefix - 1 :])
+
+
+class LlamaGenModel:
+    """What all image models around a LlamaGen share; see :class:`pjd.models.base.ImageModel`.
+
+    A subclass encodes prompts and decodes codes.
+
+    Args:
+        name: for labels.
+        transformer: on its device, in its dtype.
+        sampling: the model's own defaults for options of :class:`pjd.config.DecodeConfig`.
+    """
+
+    def __init__(self, name: str, transformer: LlamaGen, sampling: dict[str, float | int]) -> None:
+        """Hold the transformer, in evaluation mode."""
+        self.name = name
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.sampling = sampling
+        self.grid = Grid(transformer.config.grid, transformer.config.grid)
+        self.vocabulary = transformer.config.vocabulary
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer lives."""
+        return self.transformer.output.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the transformer's arithmetic."""
+        return self.transformer.output.weight.dtype
+
+    def prefix(self, condition: Tensor, mask: Tensor, guided: bool) -> Prompt:
+        """Embed conditions, and as many unconditional ones if ``guided``.
+
+        The unconditional branch has the mask of the caption that it stands beside, as in the
+        official code.
+
+        Args:
+            condition: what the transformer's ``cls_embedding`` takes, [batch, ...].
+            mask: bool [batch, prefix], True where there is caption.
+            guided: with a second branch.
+        """
+        branches = 2 if guided else 1
+        unconditional = torch.arange(branches, device=self.device).repeat_interleave(len(mask)) == 1
+        repeated = condition.repeat(branches, *[1] * (condition.ndim - 1))
+        embeddings = self.transformer.cls_embedding(repeated, unconditional)
+        positions = torch.arange(mask.shape[1], device=self.device).expand(len(embeddings), -1)
+        return Prompt(embeddings, mask.repeat(branches, 1), positions)
+
+    def cache(self, batch: int, slots: int) -> SlotCache:
+        """Allocate a slot cache of the transformer's shape, dtype and device."""
+        config = self.transformer.config
+        head_dim = config.dim // config.heads
+        return SlotCache(
+            config.layers, batch, config.heads, slots, head_dim, self.dtype, self.device
+        )
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings of image codes."""
+        return self.transformer.tok_embeddings(tokens)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+    ) -> Tensor:
+        """Logits of the code after each input."""
+        return self.transformer.output(self.transformer(x, positions, mask, cache))

@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pjd.cache import SlotCache
 from pjd.config import ParameterError
-from pjd.grid import Grid
 from pjd.models.base import Prompt
 from pjd.models.checkpoint import fit, read
-from pjd.models.llamagen import LlamaGen, LlamaGenConfig, rotary_table
+from pjd.models.llamagen import LlamaGen, LlamaGenConfig, LlamaGenModel, rotary_table
 from pjd.models.llamagen_vq import MULTIPLIERS, UNUSED, LlamaGenVQ
 
 CLASSES = 1000
@@ -90,7 +88,7 @@ class ClassEmbedder(nn.Module):
         return self.embedding_table(torch.where(unconditional, self.classes, labels))[:, None]
 
 
-class OfficialLlamaGen:
+class OfficialLlamaGen(LlamaGenModel):
     """A LlamaGen transformer and its VQ decoder; see :class:`pjd.models.base.ImageModel`.
 
     Args:
@@ -110,21 +108,10 @@ class OfficialLlamaGen:
         captions: Encoder | None = None,
     ) -> None:
         """Put the parts together, in evaluation mode."""
-        self.name = name
-        self.transformer = transformer.eval().requires_grad_(False)
+        super().__init__(name, transformer, sampling)
         self.pixels = pixels.eval().requires_grad_(False)
-        self.sampling = sampling
         self.captions = captions
-        config = transformer.config
-        self.grid = Grid(config.grid, config.grid)
-        self.vocabulary = config.vocabulary
         self.codes = pixels.codes
-        self.device = transformer.output.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the transformer's arithmetic."""
-        return self.transformer.output.weight.dtype
 
     def condition(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """What the transformer is conditioned on, and the mask bool [batch, prefix] of it.
@@ -144,36 +131,8 @@ class OfficialLlamaGen:
         return labels, torch.ones(len(prompts), 1, dtype=torch.bool, device=self.device)
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
-        """Embed the prompts, and as many unconditional ones if ``guided``.
-
-        The unconditional branch has the mask of the caption that it stands beside, as in the
-        official code.
-        """
-        condition, mask = self.condition(prompts)
-        branches = 2 if guided else 1
-        unconditional = torch.arange(branches, device=self.device).repeat_interleave(len(mask)) == 1
-        repeated = condition.repeat(branches, *[1] * (condition.ndim - 1))
-        embeddings = self.transformer.cls_embedding(repeated, unconditional)
-        positions = torch.arange(mask.shape[1], device=self.device).expand(len(embeddings), -1)
-        return Prompt(embeddings, mask.repeat(branches, 1), positions)
-
-    def cache(self, batch: int, slots: int) -> SlotCache:
-        """Allocate a slot cache of the transformer's shape."""
-        config = self.transformer.config
-        head_dim = config.dim // config.heads
-        return SlotCache(
-            config.layers, batch, config.heads, slots, head_dim, self.dtype, self.device
-        )
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings of image codes."""
-        return self.transformer.tok_embeddings(tokens)
-
-    def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
-    ) -> Tensor:
-        """Logits of the code after each input."""
-        return self.transformer.output(self.transformer(x, positions, mask, cache))
+        """Embed the prompts, and as many unconditional ones if ``guided``."""
+        return self.prefix(*self.condition(prompts), guided)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Pixels of the codes, image by image: activations of a large one take gigabytes."""

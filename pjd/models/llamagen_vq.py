@@ -40,7 +40,7 @@ class Level(nn.Module):
         self.res = nn.ModuleList(
             ResidualBlock(inputs if number == 0 else channels, channels) for number in range(blocks)
         )
-        # Without attention the list is empty, as in the original: it has no parameters then.
+        # Without attention there are no parameters here, and no names of such, as in the original.
         attention = AttentionBlock if attends else nn.Identity
         self.attn = nn.ModuleList(attention(channels) for _ in range(blocks))
         self.upsample = nn.Identity() if last else Upsample(channels)
@@ -121,5 +121,5 @@ class LlamaGenVQ(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Images uint8 [batch, height, width, 3] of code ids int64 [batch, rows, columns]."""
-        vectors = self.codes[ids].permute(0, 3, 1, 2)
+        vectors = F.normalize(self.quantize.embedding(ids), dim=-1).permute(0, 3, 1, 2)
         return to_uint8(self.decoder(self.post_quant_conv(vectors)))
