@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
-from pjd.paths import FIGURES
-from pjd.runs import folder
+from pjd.generation import pictures
+from pjd.models.base import ImageModel
+from pjd.paths import FIGURES, RUNS
+from pjd.runs import codes, folder, read_table
 
 
 def style() -> None:
@@ -77,11 +79,98 @@ def image_rows(
     return figure
 
 
+def first_of_groups(table: pd.DataFrame, columns: int, skip: int = 0) -> list[int]:
+    """Rows of ``table`` to show: as many of each group of prompts, in order.
+
+    Args:
+        table: prompts with their ``group``.
+        columns: how many rows in all.
+        skip: leave out so many of each group.
+    """
+    per_group = -(-columns // table.group.nunique())
+    chosen = table.groupby("group", sort=False).nth(slice(skip, skip + per_group))
+    return list(chosen.index[:columns])
+
+
+def compared(model: ImageModel, runs: list[str], chosen: list[int]) -> Figure:
+    """The same prompts and seeds by several runs, one row each, with the steps of every image.
+
+    Args:
+        model: that decoded the runs.
+        runs: their names.
+        chosen: which images of each.
+    """
+    tables = {run: read_table(RUNS / run / "decode" / "images.parquet") for run in runs}
+    first = tables[runs[0]]
+    titles = [f"{first.prompt[i]}\n({first.group[i]})".replace(", ", "\n") for i in chosen]
+    rows = {
+        label(run): pictures(model, codes(table.tokens[chosen])) for run, table in tables.items()
+    }
+    notes = {
+        label(run): [f"{table.steps[i]} steps" for i in chosen] for run, table in tables.items()
+    }
+    return image_rows(rows, titles, notes)
+
+
+GROUPS = (
+    "Groups: unseen-style: the name was trained in other styles only; unseen-name: never seen; "
+    "train: a training caption."
+)
+"""For captions of figures with prompts."""
+
+
 def label(run: str) -> str:
     """What a reader calls the run ``run`` of the pipeline, such as "main/context-4"."""
     run = run.rpartition("/")[2]
     names = {"ar": "AR", "ar-repeat": "AR, other seeds", "sjd": "SJD"}
     return names.get(run, run.replace("context-", "PJD c="))
+
+
+def swept(table: pd.DataFrame, group: str, knob: str, *also: str) -> pd.DataFrame:
+    """Rows of a sweep in order of its knob, with their ``place`` on an axis and its ``tick``.
+
+    Args:
+        table: of all runs.
+        group: of the sweep's runs.
+        knob: column of the table; no value, or no code for top-k, is "all", the largest.
+        also: runs outside the group that belong to it.
+    """
+    rows = table[table.run.str.startswith(f"{group}/") | table.run.isin(also)].copy()
+    values = rows[knob].astype(float)
+    values = values.where(values.notna() & ((values > 0) | (knob != "top_k")), np.inf)
+    rows["place"] = values.rank(method="dense")
+    rows["tick"] = [f"{value:g}" if np.isfinite(value) else "all" for value in values]
+    return rows.sort_values("place")
+
+
+def ablation(lines: dict[str, pd.DataFrame], knob: str, repeat: pd.Series) -> Figure:
+    """Step compression, fidelity gap and Frechet distance over a knob.
+
+    Args:
+        lines: by label, rows of :func:`swept`.
+        knob: what the axis is called.
+        repeat: the row of AR with other seeds, whose gap is the noise.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4))
+    for place, (name, points) in enumerate(lines.items()):
+        look = {"marker": "os^D"[place], "color": f"C{place}", "label": name}
+        axes[0].plot(points.place, points.compression, **look)
+        interval_line(axes[1], points, "place", "gap", **look)
+        axes[2].plot(points.place, points.frechet_real, **look)
+    low, high = min(repeat.gap_low, -repeat.gap_high), max(repeat.gap_high, -repeat.gap_low)
+    noise_band(axes[1], low, high, "AR against AR, 95 %")
+    names = (
+        "step compression",
+        "log-likelihood against AR, nats a token",
+        "Frechet distance (Lite0) to real icons",
+    )
+    ticks = pd.concat(lines.values()).drop_duplicates("place").sort_values("place")
+    for axis, name in zip(axes, names, strict=True):
+        axis.set(xlabel=knob, ylabel=name)
+        axis.set_xticks(ticks.place, ticks.tick)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
 
 
 def interval_line(axis: Axes, table: pd.DataFrame, x: str, y: str, **style: object) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, REPORTS, RESULTS, RUNS
-from pjd.runs import read_table
+from pjd.runs import parameters, read_table
 from pjd.verdict import verify
 
 PAGE = """<!doctype html>
@@ -122,13 +122,24 @@ MAIN = {
     "fig06_context_tokens": "Figure 6: context tokens c",
 }
 SWEEPS = {
-    "table1_methods": "Table 1, every method and setting",
-    "pareto": "Step compression against fidelity",
-    "ingredients": "From PJD to PJD-plus",
-    "stand_ins": "What stands in for the code before a row",
     "fig02_attention": "Figure 2: where the model looks",
     "fig03_iteration": "Figures 3 and 4: one iteration, and its mask",
+    "fig05_methods": "Figure 5: the same prompts by several decoders",
+    "fig07_top_k": "Figure 7: top-K",
+    "fig08_guidance": "Figure 8: classifier-free guidance",
+    "fig09_grid_size": "Figure 9: larger grids at coverage 0.25",
+    "fig10_samples": "Figure 10: more samples",
+    "fig11_larger": "Figure 11: another model, several decoders",
+    "fig12_larger_pairs": "Figure 12: another model, AR beside PJD",
+    "fig14_mask": "Figure 14: with and without the row-causal mask",
     "fig15_tokens": "Figure 15: tokens drafted and accepted in each iteration",
+    "table1_methods": "Table 1, every method and setting",
+    "table4_mask": "Table 4: the row-causal mask",
+    "pareto": "Step compression against fidelity",
+    "rows": "How many rows at once",
+    "windows": "How far a row drafts",
+    "ingredients": "From PJD to PJD-plus",
+    "stand_ins": "What stands in for the code before a row",
     "latency": "From steps to seconds",
 }
 """Sections of the two pages: figures or tables, and their titles."""
@@ -146,7 +157,8 @@ def section(name: str, title: str) -> str:
 def main(page: str = "index") -> int:
     """Write ``reports/index.html``, the main results, or ``reports/sweeps.html``, all of them."""
     runs = read_table(RESULTS / f"{'collected' if page == 'index' else page}.parquet")
-    chosen = MAIN if page == "index" else MAIN | SWEEPS
+    wanted = {*parameters()["sweep_figures"], "latency"} if page == "sweeps" else set()
+    chosen = MAIN | {name: title for name, title in SWEEPS.items() if name in wanted}
     stamps = provenance(set(runs.run))
     ran = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(json.dumps(value))}</td></tr>"

@@ -128,5 +128,8 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     table = pd.read_parquet(folder / "results" / "sweeps.parquet").set_index("run")
     assert (table.steps["comparison/zipar-4"] == 16 + 15 * 4) and table.acceptance.notna().any()
     assert table.steps["comparison/pjd-plus-4"] <= table.steps["comparison/zipar-4"]
+    larger = table.loc["emoji-64/ar"]
+    # Its own baseline, for its guidance is another.
+    assert larger.guidance == 1 and larger.gap == 0 and larger.nats != table.nats["main/ar"]
     report = (folder / "reports" / "sweeps.html").read_text()
-    assert report.count("data:image/png") >= 4 and "PJD-plus" in report
+    assert report.count("data:image/png") >= 9 and "PJD-plus" in report
