@@ -140,7 +140,7 @@ def swept(table: pd.DataFrame, group: str, knob: str, *also: str) -> pd.DataFram
     values = values.where(values.notna() & ((values > 0) | (knob != "top_k")), np.inf)
     rows["place"] = values.rank(method="dense")
     rows["tick"] = [f"{value:g}" if np.isfinite(value) else "all" for value in values]
-    return rows.sort_values("place")
+    return rows.sort_values("place", kind="stable")
 
 
 def ablation(lines: dict[str, pd.DataFrame], knob: str, repeat: pd.Series) -> Figure:

@@ -1,0 +1,28 @@
+import pandas as pd
+
+from pjd.figures import first_of_groups, swept
+
+
+def test_a_sweep_is_in_order_of_its_knob_and_no_limit_comes_last():
+    table = pd.DataFrame(
+        {
+            "run": ["main/ar", "top-k/a", "top-k/b", "other/c", "top-k/d"],
+            "top_k": [0, 256, 16, 64, 16],
+        }
+    )
+    drawn = swept(table, "top-k", "top_k", "main/ar")
+    assert drawn.run.tolist() == ["top-k/b", "top-k/d", "top-k/a", "main/ar"]
+    assert drawn.place.tolist() == [1, 1, 2, 3]
+    assert drawn.tick.tolist() == ["16", "16", "256", "all"]
+
+
+def test_a_limit_of_none_is_all_and_a_guidance_of_zero_is_a_value():
+    table = pd.DataFrame({"run": ["rows/a", "main/b"], "rows": [3, None], "guidance": [0.0, 2.5]})
+    assert swept(table, "rows", "rows", "main/b").tick.tolist() == ["3", "all"]
+    assert swept(table, "rows", "guidance", "main/b").tick.tolist() == ["0", "2.5"]
+
+
+def test_figures_show_as_many_of_each_group_after_those_left_out():
+    table = pd.DataFrame({"group": ["a"] * 5 + ["b"] * 5})
+    assert first_of_groups(table, 4) == [0, 1, 5, 6]
+    assert first_of_groups(table, 3, skip=2) == [2, 3, 7]
