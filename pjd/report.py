@@ -134,6 +134,8 @@ SWEEPS = {
     "fig14_mask": "Figure 14: with and without the row-causal mask",
     "fig15_tokens": "Figure 15: tokens drafted and accepted in each iteration",
     "table1_methods": "Table 1, every method and setting",
+    "table2_held_out": "Table 2: held-out captions",
+    "table3_quality": "Table 3: more measures of quality",
     "table4_mask": "Table 4: the row-causal mask",
     "pareto": "Step compression against fidelity",
     "rows": "How many rows at once",

@@ -1,0 +1,90 @@
+"""Do pictures show their captions? Retrieval with a linear reader of the emoji corpus' words.
+
+No text-image model comes with the package. A ridge regression from EfficientNet-Lite0's features
+to the words of a caption, fitted on the corpus' training pictures, stands in for one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pjd.models.captions import Words
+
+
+def bags(captions: list[str], words: Words) -> Tensor:
+    """Which words each caption has: float [captions, words]."""
+    rows = torch.zeros(len(captions), len(words))
+    for row, caption in zip(rows, captions, strict=True):
+        row[words.ids(caption)] = 1.0
+    return rows
+
+
+@dataclass
+class Reader:
+    """A linear map from features of a picture to words.
+
+    Attributes:
+        weight: [features, words].
+        mean: of the features of the training pictures, [features].
+        rarity: weight of each word, log of pictures over pictures with it, [words].
+        words: the vocabulary.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    rarity: Tensor
+    words: Words
+
+    @classmethod
+    def fit(
+        cls, features: Tensor, captions: list[str], words: Words, ridge: float = 0.1
+    ) -> "Reader":
+        """Fit by ridge regression in double precision.
+
+        Args:
+            features: of the training pictures, [n, features].
+            captions: of the pictures.
+            words: the vocabulary.
+            ridge: penalty, in units of the mean variance of the features.
+        """
+        present = bags(captions, words)
+        rarity = (len(captions) / present.sum(0).clamp(min=1)).log()
+        target = present * rarity
+        target = (target - target.mean(0)).double()
+        mean = features.mean(0)
+        centred = (features - mean).double()
+        gram = centred.T @ centred
+        penalty = ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        weight = torch.linalg.solve(gram + penalty, centred.T @ target)
+        return cls(weight.float().contiguous(), mean, rarity, words)
+
+    def scores(self, features: Tensor, captions: list[str]) -> Tensor:
+        """Cosine of every picture's words and every caption's, [pictures, captions]."""
+        read = F.normalize((features - self.mean) @ self.weight, dim=-1)
+        wanted = bags(captions, self.words) * self.rarity
+        return read @ F.normalize(wanted, dim=-1).T
+
+    def save(self, path: Path) -> None:
+        """Write the tensors; the vocabulary is the corpus'."""
+        save_file({"weight": self.weight, "mean": self.mean, "rarity": self.rarity}, path)
+        path.chmod(0o644)
+
+    @classmethod
+    def load(cls, path: Path, words: Words) -> "Reader":
+        """Read what :meth:`save` wrote."""
+        return cls(**load_file(path), words=words)
+
+
+def found(scores: Tensor, among: int) -> Tensor:
+    """Whether each picture's own caption is one of its ``among`` best, bool [pictures].
+
+    Args:
+        scores: [pictures, captions], the own caption on the diagonal; equal captions count as own.
+        among: at least 1.
+    """
+    own = scores.diagonal()[:, None]
+    return (scores > own).sum(1) < among
