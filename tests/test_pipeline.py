@@ -14,6 +14,7 @@ from pjd.config import DecodeConfig
 from pjd.notebook import NotebookError
 from pjd.notebook import run as run_notebook
 from pjd.paths import ROOT
+from pjd.runs import lay_over
 
 
 def stages(folder: Path = ROOT) -> dict[str, str]:
@@ -76,7 +77,7 @@ def copy_of_the_project(folder: Path, profile: str) -> None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
-    overlay(folder, yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text()))
+    lay_over(ROOT / "profiles" / f"{profile}.yaml", folder / "params.yaml")
     (folder / ".dvc" / "config.local").write_text(
         f"['remote \"store\"']\n    url = {ROOT / 'dvcstore'}\n"
     )
