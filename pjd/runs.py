@@ -131,7 +131,12 @@ def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> No
         table: prompts, one row an image.
         model: that decoded it.
     """
-    accepted, rejected = result.trace.tested
+    grid = model.grid
+    # Decoders on the raster have places for forced row-end tokens too.
+    accepted, rejected = (
+        part.unflatten(1, (grid.rows, -1))[..., : grid.columns].flatten(1)
+        for part in result.trace.tested
+    )
     with folder(RUNS / run / "decode") as partial:
         images = table.assign(
             steps=result.steps.numpy(),
