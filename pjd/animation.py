@@ -18,7 +18,7 @@ def course(result: Result, image: int, grid: Grid) -> tuple[np.ndarray, np.ndarr
     Args:
         result: from :func:`pjd.generation.generate`.
         image: which of its images.
-        grid: of the model; without forced row-end tokens.
+        grid: of the model.
 
     Returns:
         Two bool arrays [forwards, R, C].
@@ -31,8 +31,10 @@ def course(result: Result, image: int, grid: Grid) -> tuple[np.ndarray, np.ndarr
     done = place < committed[..., None]
     held = (place < (committed + drafted)[..., None]) & ~done
     steps = int(result.steps[image])
-    shape = (-1, grid.rows, grid.columns)
-    return done.reshape(shape)[:steps], held.reshape(shape)[:steps]
+    # Forced row-end tokens, which the raster view has, are not drawn.
+    shape = (len(done), grid.rows, -1)
+    done, held = (part.reshape(shape)[:steps, :, : grid.columns] for part in (done, held))
+    return done, held
 
 
 def animate(

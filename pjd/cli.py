@@ -293,6 +293,18 @@ def doctor() -> None:
 
 
 @app.command()
+def profile(
+    name: Annotated[str, typer.Argument(help="A file of profiles/: paper, smoke.")],
+) -> None:
+    """Lay a profile over params.yaml; `git checkout params.yaml` takes it back."""
+    from pjd.paths import ROOT
+    from pjd.runs import lay_over
+
+    keys = lay_over(ROOT / "profiles" / f"{name}.yaml", ROOT / "params.yaml")
+    print(f"params.yaml has the profile {name} now: {', '.join(keys)}")
+
+
+@app.command()
 def verify(
     write: Annotated[
         bool, typer.Option("--write", help="Make this run the one that is expected.")

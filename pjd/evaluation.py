@@ -7,32 +7,42 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image, ImageOps
 
+from pjd.config import ParameterError
 from pjd.emoji import corpus
 from pjd.generation import pixels
 from pjd.metrics import bootstrap, features, flat_codes, frechet, log_likelihood
+from pjd.models.base import ImageModel
 from pjd.models.emoji import EmojiModel
 from pjd.models.tokenizer import psnr
 from pjd.paths import DATA
 from pjd.runs import codes, folder, read_table, write_json
 
 
-def evaluate(path: Path, model: EmojiModel, top_k: int) -> None:
+def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 32) -> None:
     """Measure a decoded run: writes ``evaluate/images.parquet`` and ``evaluate/features.npy``.
 
     Args:
         path: folder of the run.
         model: the model that decoded it.
         top_k: the k of "share of codes outside the k likeliest".
+        batch_size: images a forward.
     """
     config = json.loads((path / "decode" / "run.json").read_text())["config"]
     images = read_table(path / "decode" / "images.parquet")
     tokens = codes(images.tokens)
     nats, outside = log_likelihood(
-        model, list(images.prompt), tokens, config["guidance"], config["temperature"], top_k
+        model,
+        list(images.prompt),
+        tokens,
+        config["guidance"],
+        config["temperature"],
+        top_k,
+        batch_size,
     )
     decoded = pixels(model, tokens)
-    flat = flat_codes(decoded, model.tokenizer.reduction)
+    flat = flat_codes(decoded, decoded.shape[1] // model.grid.rows)
     with folder(path / "evaluate") as partial:
         table = images[["prompt", "group"]].assign(
             log_likelihood=nats.double().mean(1).numpy(),
@@ -46,6 +56,41 @@ def evaluate(path: Path, model: EmojiModel, top_k: int) -> None:
         )
         table.to_parquet(partial / "images.parquet", index=False)
         np.save(partial / "features.npy", features(decoded).numpy())
+
+
+def evaluate_reference(
+    path: Path, name: str, size: int, table: pd.DataFrame, pictures: Path | None
+) -> None:
+    """Measure the pictures that prompts of a file describe, if there are any.
+
+    Writes ``real.json``, and ``features.npy`` if there are pictures.
+
+    Args:
+        path: folder to write.
+        name: of the model whose pictures they are compared with.
+        size: pixels a side; pictures are cropped to a square and resized to it.
+        table: prompts, with ``image_id`` if there are pictures.
+        pictures: folder with COCO's ``000000000139.jpg`` and so on; None: there are none.
+
+    Raises:
+        ParameterError: if the prompts do not say which picture they describe.
+        FileNotFoundError: naming the first picture that is missing.
+    """
+    with folder(path) as partial:
+        if pictures is not None:
+            if "image_id" not in table:
+                allowed = "must be None unless the prompts are COCO captions, which name pictures"
+                raise ParameterError("pictures", str(pictures), allowed)
+            files = [pictures / f"{number:012d}.jpg" for number in table.image_id]
+            missing = [file for file in files if not file.exists()]
+            if missing:
+                raise FileNotFoundError(f"no picture {missing[0]}, nor {len(missing) - 1} others")
+            squares = [
+                ImageOps.fit(Image.open(file).convert("RGB"), (size, size)) for file in files
+            ]
+            pictured = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
+            np.save(partial / "features.npy", features(pictured).numpy())
+        write_json(partial / "real.json", {"model": name})
 
 
 def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: float) -> None:
@@ -84,25 +129,33 @@ def sampling(run: dict[str, Any]) -> tuple[Any, ...]:
     return run["model"], *(run["config"][option] for option in options)
 
 
+def read_decoded(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """``run.json`` and ``images.parquet`` of a decoded run."""
+    decode = path / "decode"
+    return json.loads((decode / "run.json").read_text()), read_table(decode / "images.parquet")
+
+
 def collect(runs: Path, names: list[str]) -> pd.DataFrame:
     """One row a run of ``names`` below ``runs``: steps, speed-up, fidelity and Frechet distances.
 
-    The baseline of a run is the first of ``names`` with method ar, the same model and the same
+    The baseline of a run is the first of ``names`` with method ar, the same prompts, model,
     guidance, temperature, top-k and top-p. Fidelity is the mean log-likelihood of the decoded
     codes under the exact autoregressive model minus that of the baseline's own samples for the
     same prompts, in nats a token; its interval is a bootstrap over prompts. A row of the baseline
     with other seeds is the noise floor of every column.
 
     Raises:
-        ValueError: if a run has no baseline, or its model no real pictures.
+        ValueError: if a run has no baseline.
     """
-    stamps = {name: json.loads((runs / name / "decode" / "run.json").read_text()) for name in names}
+    decodings = {name: read_decoded(runs / name) for name in names}
     baselines: dict[tuple[Any, ...], str] = {}
-    for name, run in stamps.items():
-        if run["config"]["method"] == "ar":
-            baselines.setdefault(sampling(run), name)
+    for name, (stamp, decoded) in decodings.items():
+        if stamp["config"]["method"] == "ar":
+            baselines.setdefault((*sampling(stamp), *decoded.prompt), name)
     real = {
-        json.loads(path.read_text())["model"]: path.parent for path in runs.glob("*/real/real.json")
+        json.loads(path.read_text())["model"]: path.parent
+        for path in runs.glob("*/real/real.json")
+        if (path.parent / "features.npy").exists()
     }
 
     def seen(path: Path) -> torch.Tensor:
@@ -116,16 +169,18 @@ def collect(runs: Path, names: list[str]) -> pd.DataFrame:
         return accepted / tested if tested else np.nan
 
     rows = []
-    for name, stamp in stamps.items():
-        config, asked = stamp["config"], sampling(stamp)
+    for name, (stamp, decoded) in decodings.items():
+        config, asked = stamp["config"], (*sampling(stamp), *decoded.prompt)
         if asked not in baselines:
             raise ValueError(
-                f"run {name}: no run with method ar has its model and sampling, {asked}"
+                f"run {name}: no run with method ar has its prompts, model and sampling, "
+                f"{sampling(stamp)}"
             )
-        if stamp["model"] not in real:
-            raise ValueError(f"run {name}: no runs/*/real is of model {stamp['model']}")
+        # Distances compare at equal numbers only; other prompts than the pictures' have another.
+        pictures = real.get(stamp["model"])
+        if pictures and len(seen(pictures)) != len(decoded):
+            pictures = None
         path, measured = runs / name / "decode", runs / name / "evaluate"
-        decoded = read_table(path / "images.parquet")
         evaluated = read_table(measured / "images.parquet")
         baseline = runs / baselines[asked] / "evaluate"
         reference = read_table(baseline / "images.parquet")
@@ -164,7 +219,7 @@ def collect(runs: Path, names: list[str]) -> pd.DataFrame:
                 "gap_low": gap.low,
                 "gap_high": gap.high,
                 "outside_top_k": evaluated.outside_top_k.mean(),
-                "frechet_real": frechet(seen(real[stamp["model"]]), seen(measured)),
+                "frechet_real": frechet(seen(pictures), seen(measured)) if pictures else np.nan,
                 "frechet_ar": frechet(seen(baseline), seen(measured)),
                 "mean_lag": np.average(lag.lag, weights=lag.codes) if len(lag) else np.nan,
                 "blocked_share": trace.blocked.sum() / limited,

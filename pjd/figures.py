@@ -126,6 +126,13 @@ def label(run: str) -> str:
     return names.get(run, run.replace("context-", "PJD c="))
 
 
+def distance(table: pd.DataFrame) -> tuple[str, str]:
+    """The Frechet distance that a table has, as a column and in words: real pictures come first."""
+    if table.frechet_real.notna().all():
+        return "frechet_real", "Frechet distance (Lite0) to real pictures"
+    return "frechet_ar", "Frechet distance (Lite0) to AR's pictures"
+
+
 def swept(table: pd.DataFrame, group: str, knob: str, *also: str) -> pd.DataFrame:
     """Rows of a sweep in order of its knob, with their ``place`` on an axis and its ``tick``.
 
@@ -152,18 +159,15 @@ def ablation(lines: dict[str, pd.DataFrame], knob: str, repeat: pd.Series) -> Fi
         repeat: the row of AR with other seeds, whose gap is the noise.
     """
     figure, axes = plt.subplots(1, 3, figsize=(15, 4))
+    column, frechet = distance(pd.concat(lines.values()))
     for place, (name, points) in enumerate(lines.items()):
         look = {"marker": "os^D"[place], "color": f"C{place}", "label": name}
         axes[0].plot(points.place, points.compression, **look)
         interval_line(axes[1], points, "place", "gap", **look)
-        axes[2].plot(points.place, points.frechet_real, **look)
+        axes[2].plot(points.place, points[column], **look)
     low, high = min(repeat.gap_low, -repeat.gap_high), max(repeat.gap_high, -repeat.gap_low)
     noise_band(axes[1], low, high, "AR against AR, 95 %")
-    names = (
-        "step compression",
-        "log-likelihood against AR, nats a token",
-        "Frechet distance (Lite0) to real icons",
-    )
+    names = ("step compression", "log-likelihood against AR, nats a token", frechet)
     ticks = pd.concat(lines.values()).drop_duplicates("place").sort_values("place")
     for axis, name in zip(axes, names, strict=True):
         axis.set(xlabel=knob, ylabel=name)

@@ -58,20 +58,22 @@ def log_likelihood(
         Nats of each code, float [images, R * C] (at most 0), and whether it is outside the
         ``top_k`` likeliest, bool (all False for ``top_k`` 0).
     """
-    if model.grid.row_end is not None:
-        raise NotImplementedError("log-likelihood of grids with forced row-end tokens")
-    nats, outside = [], []
+    grid, nats, outside = model.grid, [], []
+    # Forced row-end tokens are read, and are no codes: they have no likelihood of their own.
+    is_code = torch.arange(grid.length) % grid.stride < grid.columns
     for first in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
         codes = tokens[first : first + batch_size].to(model.device)
+        rows = codes.unflatten(1, (grid.rows, grid.columns))
+        written = F.pad(rows, (0, grid.stride - grid.columns), value=model.vocabulary).flatten(1)
         guided = guidance != 1
         prompt = model.encode(prompts[first : first + batch_size], guided)
         branches = 2 if guided else 1
-        image = model.embed(codes[:, :-1]).repeat(branches, 1, 1)
+        image = model.embed(written[:, :-1]).repeat(branches, 1, 1)
         x = torch.cat([prompt.embeddings, image], dim=1)
         mask = causal(F.pad(prompt.mask, (0, image.shape[1]), value=True), x.shape[1])
         after = torch.arange(1, image.shape[1] + 1, device=x.device)
         positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + after], dim=1)
-        logits = model.forward(x, positions, mask)[:, prompt.mask.shape[1] - 1 :]
+        logits = model.forward(x, positions, mask)[:, prompt.mask.shape[1] - 1 :][:, is_code]
         if guided:
             logits = guide(logits, guidance)
         logits = logits.float() / (temperature or 1.0)

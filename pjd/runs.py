@@ -86,6 +86,30 @@ def parameters() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
+def lay_over(profile: Path, parameters: Path) -> list[str]:
+    """Put the values of a profile in the place of those in ``parameters``; comments stay.
+
+    Returns:
+        The keys that the profile has.
+
+    Raises:
+        FileNotFoundError: if there is no such profile.
+        ValueError: if it has a key that ``parameters`` lacks.
+    """
+    from dvc.utils.serialize import modify_yaml
+
+    if not profile.exists():
+        known = ", ".join(sorted(path.stem for path in profile.parent.glob("*.yaml")))
+        raise FileNotFoundError(f"no profile {profile.stem}: there are {known}")
+    values = yaml.safe_load(profile.read_text())
+    with modify_yaml(parameters) as present:
+        unknown = sorted(set(values) - set(present))
+        if unknown:
+            raise ValueError(f"{profile}: {parameters.name} has no {', '.join(unknown)}")
+        present.update(values)
+    return list(values)
+
+
 def planned(sweeps: bool = False) -> list[str]:
     """Names of the runs that params.yaml asks for: the main ones and, if wanted, the sweeps'."""
     chosen = parameters()
@@ -107,7 +131,12 @@ def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> No
         table: prompts, one row an image.
         model: that decoded it.
     """
-    accepted, rejected = result.trace.tested
+    grid = model.grid
+    # Decoders on the raster have places for forced row-end tokens too.
+    accepted, rejected = (
+        part.unflatten(1, (grid.rows, -1))[..., : grid.columns].flatten(1)
+        for part in result.trace.tested
+    )
     with folder(RUNS / run / "decode") as partial:
         images = table.assign(
             steps=result.steps.numpy(),

@@ -1,8 +1,14 @@
 """Tiny random models on real transformers decoders, and plain references without our cache."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
     ChameleonConfig,
@@ -13,13 +19,13 @@ from transformers import (
 )
 
 from pjd.grid import Grid
-from pjd.models.chameleon import Format, anole, assemble, lumina
-from pjd.models.chameleon_vq import ChameleonVQ
+from pjd.models.chameleon import VQ, Format, anole, assemble, lumina
+from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.decoder import DecoderModel, code_head
 
 WORDS = ["cat", "dog", "red", "an", "of"]
 SPECIAL = ["<s>", "<racm3:break>", "<reserved08706>", "<reserved08799>"]
-SIZES = [f"<reserved{8800 + number:05d}>" for number in (1, 2, 3)]
+SIZES = [f"<reserved{8800 + number:05d}>" for number in (1, 2, 3, 16)]
 CODES = 11
 BASE = {
     "vocab_size": 48,
@@ -102,6 +108,37 @@ def tiny_chameleon(
                 nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
         vq = ChameleonVQ(language.config.vq_config)
     return assemble("tiny-chameleon", language, vq, words, written), language
+
+
+def tokenizer() -> Tokenizer:
+    """A word a token; adds a token of its own unless told not to, as the original does."""
+    known = {word: number for number, word in enumerate(WORDS)}
+    built = Tokenizer(WordLevel({**known, "?": 40}, unk_token="?"))
+    built.pre_tokenizer = Whitespace()
+    built.post_processor = TemplateProcessing(single="? $A", special_tokens=[("?", 40)])
+    return built
+
+
+def save_checkpoint(
+    folder: Path, model: DecoderModel, language: ChameleonForConditionalGeneration
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Write a Chameleon as Lumina-mGPT's checkpoints are: shared norms, image decoder apart.
+
+    Returns:
+        The transformer's tensors, and the image decoder's.
+    """
+    tensors = {name: t for name, t in language.state_dict().items() if not name.startswith(VQ)}
+    norms = [name for name in tensors if "q_norm" in name or "k_norm" in name]
+    tensors |= {name: tensors[name][:1].clone() for name in norms}
+    assert len(norms) == 8
+    folder.mkdir(parents=True, exist_ok=True)
+    language.config.save_pretrained(folder)
+    save_file(tensors, folder / "model.safetensors")
+    tokenizer().save(str(folder / "tokenizer.json"))
+    pictures = model.pixels.state_dict()
+    unused = {f"{part}weight": torch.zeros(1) for part in UNUSED}
+    torch.save({"state_dict": {**pictures, **unused}}, folder / "vqgan.ckpt")
+    return tensors, pictures
 
 
 def sequence(model: DecoderModel, prompt: list[int], codes: Tensor) -> Tensor:

@@ -9,16 +9,12 @@ from backbones import (
     ANOLE,
     CODES,
     LUMINA,
-    WORDS,
     chameleon_config,
     greedy,
+    save_checkpoint,
     tiny_chameleon,
 )
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import ChameleonForConditionalGeneration
 from transformers.models.chameleon.modeling_chameleon import (
@@ -30,7 +26,7 @@ from pjd.generation import generate
 from pjd.methods import configure
 from pjd.models import chameleon
 from pjd.models.chameleon import FORMATS, VQ, expand_norms, image_tokens, lumina
-from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
+from pjd.models.chameleon_vq import ChameleonVQ
 from pjd.models.checkpoint import INDEX
 
 
@@ -178,15 +174,6 @@ def test_the_original_sizes_give_the_original_names():
 # --- checkpoints ---
 
 
-def tokenizer() -> Tokenizer:
-    """A word a token; adds a token of its own unless told not to, as the original does."""
-    known = {word: number for number, word in enumerate(WORDS)}
-    built = Tokenizer(WordLevel({**known, "?": 40}, unk_token="?"))
-    built.pre_tokenizer = Whitespace()
-    built.post_processor = TemplateProcessing(single="? $A", special_tokens=[("?", 40)])
-    return built
-
-
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     """A checkpoint of Lumina-mGPT's form: norms that heads share, and no image decoder within.
@@ -195,16 +182,7 @@ def saved(tmp_path, monkeypatch):
     """
     monkeypatch.setitem(FORMATS, "tiny", LUMINA)
     model, language = tiny_chameleon(LUMINA)
-    tensors = {name: t for name, t in language.state_dict().items() if not name.startswith(VQ)}
-    norms = [name for name in tensors if "q_norm" in name or "k_norm" in name]
-    tensors |= {name: tensors[name][:1].clone() for name in norms}
-    assert len(norms) == 8
-    language.config.save_pretrained(tmp_path)
-    save_file(tensors, tmp_path / "model.safetensors")
-    tokenizer().save(str(tmp_path / "tokenizer.json"))
-    pictures = model.pixels.state_dict()
-    unused = {f"{part}weight": torch.zeros(1) for part in UNUSED}
-    torch.save({"state_dict": {**pictures, **unused}}, tmp_path / "vqgan.ckpt")
+    tensors, pictures = save_checkpoint(tmp_path, model, language)
     return tmp_path, tensors, pictures
 
 

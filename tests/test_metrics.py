@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from backbones import CODES, plain_logits, sequence, tiny_llama
 from tiny import tiny_model
 
 from pjd.engine import Engine
@@ -25,11 +26,28 @@ def test_log_likelihood_is_that_of_the_decoder_itself():
 
     engine.predict = listen
     tokens = engine.run().tokens
-    drawn = torch.stack([p[:, 0, 0] for p in seen], dim=1).gather(2, tokens[..., None]).squeeze(-1)
+    drawn = torch.stack([p[:, 0] for p in seen], dim=1).gather(2, tokens[..., None]).squeeze(-1)
     nats, outside = log_likelihood(model, PROMPTS, tokens, 2.0, 0.7, top_k=1)
     torch.testing.assert_close(nats, drawn.log(), atol=1e-4, rtol=1e-4)
-    likeliest = torch.stack([p[:, 0, 0] for p in seen], dim=1).argmax(-1)
+    likeliest = torch.stack([p[:, 0] for p in seen], dim=1).argmax(-1)
     assert torch.equal(outside, tokens != likeliest)
+
+
+def test_log_likelihood_reads_row_ends_and_counts_none():
+    model, language = tiny_llama(row_end=True)
+    codes = torch.randint(CODES, (2, 20), generator=torch.Generator().manual_seed(0))
+    nats, _ = log_likelihood(model, PROMPTS, codes, 2.0, 0.7)
+    place = torch.arange(20)
+    for text, image, found in zip(PROMPTS, codes, nats, strict=True):
+        conditional, unconditional = (
+            plain_logits(model, language, sequence(model, prompt, image))[
+                len(prompt) - 1 + place + place // 5
+            ]
+            for prompt in (model.prompt(text, True), model.prompt(text, False))
+        )
+        guided = (unconditional + 2.0 * (conditional - unconditional)) / 0.7
+        expected = guided.log_softmax(-1).gather(1, image[:, None])[:, 0]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_greedy_codes_are_likelier_than_sampled_ones(model):

@@ -1,19 +1,26 @@
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import papermill
 import pytest
 import yaml
+from backbones import save_checkpoint, tiny_chameleon
+from PIL import Image
+from safetensors.torch import save_file
 
 from pjd.config import DecodeConfig
+from pjd.models.chameleon import VQ, lumina
 from pjd.notebook import NotebookError
 from pjd.notebook import run as run_notebook
 from pjd.paths import ROOT
+from pjd.runs import lay_over
 
 
 def stages(folder: Path = ROOT) -> dict[str, str]:
@@ -76,7 +83,7 @@ def copy_of_the_project(folder: Path, profile: str) -> None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
-    overlay(folder, yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text()))
+    lay_over(ROOT / "profiles" / f"{profile}.yaml", folder / "params.yaml")
     (folder / ".dvc" / "config.local").write_text(
         f"['remote \"store\"']\n    url = {ROOT / 'dvcstore'}\n"
     )
@@ -133,3 +140,40 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     assert larger.guidance == 1 and larger.gap == 0 and larger.nats != table.nats["main/ar"]
     report = (folder / "reports" / "sweeps.html").read_text()
     assert report.count("data:image/png") >= 9 and "PJD-plus" in report
+
+
+@pytest.mark.slow
+def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
+    folder = tmp_path / "project"
+    copy_of_the_project(folder, "paper")
+    dvc(folder, "pull", "data.dvc")
+    model, language = tiny_chameleon(replace(lumina(512, 512), sampling={}))
+    save_checkpoint(folder / "weights" / "lumina-mgpt-7b-512", model, language)
+    # Its image decoder is the one within Anole's checkpoint.
+    (folder / "weights" / "anole-7b").mkdir()
+    within = {VQ + name: tensor for name, tensor in model.pixels.state_dict().items()}
+    save_file(within, folder / "weights" / "anole-7b" / "model.safetensors")
+    prompts = folder / "prompts"
+    captions = [{"image_id": 7 * n, "id": n, "caption": "red cat"} for n in range(2)]
+    (prompts / "val2017").mkdir(parents=True)
+    (prompts / "captions_val2017.json").write_text(json.dumps({"annotations": captions}))
+    for number in range(2):
+        colour = (120 * number, 50, 90)
+        Image.new("RGB", (64, 40), colour).save(prompts / "val2017" / f"{7 * number:012d}.jpg")
+    overlay(
+        folder,
+        {
+            "model": "lumina-mgpt-7b-512",
+            "device": "cpu",
+            "dtype": "float32",
+            "images": 2,
+            "top_k": 5,
+            "contexts": [8, 16],
+        },
+    )
+    dvc(folder, "repro", "figure@fig01_pairs", "figure@fig06_context_tokens")
+    table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
+    assert table.steps["main/ar"] == 32 * 32
+    assert table.steps["main/context-8"] < table.steps["main/context-16"] < 32 * 32
+    assert table[["gap", "frechet_real", "nats"]].notna().all().all()
+    assert "coco" in (folder / "figures" / "fig01_pairs" / "fig01_pairs.svg").read_text()
