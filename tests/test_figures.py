@@ -1,6 +1,9 @@
 import pandas as pd
+import pytest
+import yaml
 
 from pjd.figures import first_of_groups, swept
+from pjd.runs import lay_over
 
 
 def test_a_sweep_is_in_order_of_its_knob_and_no_limit_comes_last():
@@ -26,3 +29,17 @@ def test_figures_show_as_many_of_each_group_after_those_left_out():
     table = pd.DataFrame({"group": ["a"] * 5 + ["b"] * 5})
     assert first_of_groups(table, 4) == [0, 1, 5, 6]
     assert first_of_groups(table, 3, skip=2) == [2, 3, 7]
+
+
+def test_a_profile_replaces_values_and_keeps_comments(tmp_path):
+    parameters = tmp_path / "params.yaml"
+    parameters.write_text("# How many.\nimages: 512\nsweeps: {a: 1}\n")
+    (tmp_path / "small.yaml").write_text("images: 4\nsweeps: {b: 2}\n")
+    assert lay_over(tmp_path / "small.yaml", parameters) == ["images", "sweeps"]
+    assert yaml.safe_load(parameters.read_text()) == {"images": 4, "sweeps": {"b": 2}}
+    assert "# How many." in parameters.read_text()
+    (tmp_path / "wrong.yaml").write_text("imagez: 4\n")
+    with pytest.raises(ValueError, match=r"params.yaml has no imagez"):
+        lay_over(tmp_path / "wrong.yaml", parameters)
+    with pytest.raises(FileNotFoundError, match="no profile other: there are"):
+        lay_over(tmp_path / "other.yaml", parameters)
