@@ -21,15 +21,14 @@ GREEDY = {"temperature": 0, "guidance": 2.0}
 
 def reference_greedy(model, prompts: list[str], guidance: float) -> torch.Tensor:
     """Greedy decoding by full forwards without any cache: the definition."""
-    codes = torch.zeros(len(prompts), 0, dtype=torch.long)
-    while codes.shape[1] < model.grid.codes:
-        padded = torch.cat([codes, torch.zeros(len(prompts), 1, dtype=torch.long)], dim=1)
+    codes = torch.zeros(len(prompts), model.grid.codes, dtype=torch.long)
+    for place in range(model.grid.codes):
         scores = []
         for code in range(model.vocabulary):
-            padded[:, -1] = code
-            nats, _ = log_likelihood(model, prompts, padded, guidance, 1.0)
-            scores.append(nats[:, -1])
-        codes = torch.cat([codes, torch.stack(scores, -1).argmax(-1)[:, None]], dim=1)
+            codes[:, place] = code
+            nats, _ = log_likelihood(model, prompts, codes, guidance, 1.0)
+            scores.append(nats[:, place])
+        codes[:, place] = torch.stack(scores, -1).argmax(-1)
     return codes
 
 

@@ -107,7 +107,7 @@ def dvc(folder: Path, *arguments: str) -> str:
 def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     folder = tmp_path / "project"
     copy_of_the_project(folder, "smoke")
-    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    dvc(folder, "pull", "data.dvc", "train")
     dvc(folder, "repro", "report")
     table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
     names = ["ar", "ar-repeat", "sjd", "context-4", "context-16"]
@@ -173,7 +173,8 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
     )
     dvc(folder, "repro", "figure@fig01_pairs", "figure@fig06_context_tokens")
     table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
-    assert table.steps["main/ar"] == 32 * 32
-    assert table.steps["main/context-8"] < table.steps["main/context-16"] < 32 * 32
+    # A row of this family ends with a token that no code stands for.
+    assert table.steps["main/ar"] == 32 * 33
+    assert table.steps["main/context-8"] < table.steps["main/context-16"] < 32 * 33
     assert table[["gap", "frechet_real", "nats"]].notna().all().all()
     assert "coco" in (folder / "figures" / "fig01_pairs" / "fig01_pairs.svg").read_text()
