@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 import pjd
+from benchmarks.shapes import llamagen
+from pjd.models.llamagen import LlamaGenConfig
 from pjd.prompts import read
 from pjd.rules import RULES, Evidence, Rule
 
@@ -53,3 +55,22 @@ def replay(shares: Sequence[float], device: torch.device | str) -> str:
 
     RULES["replayed"] = Rule(keeps)
     return "replayed"
+
+
+def replayed_steps(
+    side: int, method: str, context: int | None, shares: Sequence[float], images: int = 8
+) -> float:
+    """Mean steps on a grid that no model at hand has, were drafts accepted as ``shares`` say.
+
+    Args:
+        side: rows and columns of codes.
+        method: a preset.
+        context: context tokens c, for the methods on rows.
+        shares: see :func:`replay`.
+        images: how many; image i has seed i.
+    """
+    model = llamagen(LlamaGenConfig(16, 1, 2, 64, side, 4, 8), "cpu", torch.float32, None)
+    options = {} if context is None else {"context": context}
+    rule = replay(shares, "cpu")
+    result = pjd.generate(model, ["cat"] * images, method, guidance=1.0, accept=rule, **options)
+    return float(result.steps.double().mean())

@@ -43,6 +43,8 @@ def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 32) ->
     )
     decoded = pixels(model, tokens)
     flat = flat_codes(decoded, decoded.shape[1] // model.grid.rows)
+    if isinstance(model, EmojiModel):
+        flat = model.tokenizer.laid_out(flat)
     with folder(path / "evaluate") as partial:
         table = images[["prompt", "group"]].assign(
             log_likelihood=nats.double().mean(1).numpy(),

@@ -112,6 +112,9 @@ def compared(model: ImageModel, runs: list[str], chosen: list[int]) -> Figure:
     return image_rows(rows, titles, notes)
 
 
+GAP = "gap to AR, nats a token"
+"""Name of the axis: mean log-likelihood of a token under the exact model, less that of AR's."""
+
 GROUPS = (
     "Groups: unseen-style: the name was trained in other styles only; unseen-name: never seen; "
     "train: a training caption."
@@ -119,11 +122,37 @@ GROUPS = (
 """For captions of figures with prompts."""
 
 
+NAMES = {
+    "ar": "AR",
+    "ar-repeat": "AR, other seeds",
+    "jacobi": "Jacobi",
+    "sjd": "SJD",
+    "mc-sjd": "MC-SJD",
+    "gsd": "GSD",
+    "zipar": "ZipAR",
+    "zipar-adaptive": "ZipAR, adaptive",
+    "pjd": "PJD",
+    "context": "PJD",
+    "pjd-nomask": "PJD, no mask",
+    "pjd-released": "PJD as released",
+    "pjd-plus": "PJD-plus",
+    "pjd-staircase": "PJD-staircase",
+}
+"""What a reader calls the presets, and the runs that are called otherwise."""
+
+
+def knob(method: str) -> str:
+    """Letter of the option that a preset is swept over: window W, group size G or context c."""
+    return {"jacobi": "W", "sjd": "W", "mc-sjd": "W", "gsd": "G"}.get(method, "c")
+
+
 def label(run: str) -> str:
     """What a reader calls the run ``run`` of the pipeline, such as "main/context-4"."""
     run = run.rpartition("/")[2]
-    names = {"ar": "AR", "ar-repeat": "AR, other seeds", "sjd": "SJD"}
-    return names.get(run, run.replace("context-", "PJD c="))
+    name, _, value = run.rpartition("-")
+    if name in NAMES and value.isdigit():
+        return f"{NAMES[name]} {knob(name)}={value}"
+    return NAMES.get(run, run)
 
 
 def distance(table: pd.DataFrame) -> tuple[str, str]:
@@ -167,7 +196,7 @@ def ablation(lines: dict[str, pd.DataFrame], knob: str, repeat: pd.Series) -> Fi
         axes[2].plot(points.place, points[column], **look)
     low, high = min(repeat.gap_low, -repeat.gap_high), max(repeat.gap_high, -repeat.gap_low)
     noise_band(axes[1], low, high, "AR against AR, 95 %")
-    names = ("step compression", "log-likelihood against AR, nats a token", frechet)
+    names = ("step compression", GAP, frechet)
     ticks = pd.concat(lines.values()).drop_duplicates("place").sort_values("place")
     for axis, name in zip(axes, names, strict=True):
         axis.set(xlabel=knob, ylabel=name)

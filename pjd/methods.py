@@ -74,9 +74,10 @@ def configure(method: str, **options: Any) -> DecodeConfig:
         ParameterError: for an unknown method or option, or a value outside its range.
     """
     check_choice("method", method, tuple(PRESETS))
-    unknown = sorted(set(options) - DecodeConfig.names() | set(options) & {"method", "view"})
+    known = DecodeConfig.names() - {"method", "view"}
+    unknown = sorted(set(options) - known)
     if unknown:
-        allowed = f"no such option; options are {', '.join(sorted(DecodeConfig.names()))}"
+        allowed = f"no such option; options are {', '.join(sorted(known))}"
         raise ParameterError(unknown[0], options[unknown[0]], allowed)
     chosen = {name: value for name, value in options.items() if value is not None}
     return DecodeConfig(method=method, **{**PRESETS[method], **chosen})

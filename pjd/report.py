@@ -115,36 +115,38 @@ def verdict() -> str:
     )
 
 
-MAIN = {
+MAIN = ("animation", "fig01_pairs", "table1_main", "fig06_context_tokens")
+SECTIONS = {
     "animation": "AR, SJD and PJD at work",
     "fig01_pairs": "Figure 1: AR beside PJD, same prompts and seeds",
-    "table1_main": "Table 1: main result",
-    "fig06_context_tokens": "Figure 6: context tokens c",
-}
-SWEEPS = {
     "fig02_attention": "Figure 2: where the model looks",
     "fig03_iteration": "Figures 3 and 4: one iteration, and its mask",
     "fig05_methods": "Figure 5: the same prompts by several decoders",
+    "fig06_context_tokens": "Figure 6: context tokens c",
     "fig07_top_k": "Figure 7: top-K",
     "fig08_guidance": "Figure 8: classifier-free guidance",
     "fig09_grid_size": "Figure 9: larger grids at coverage 0.25",
     "fig10_samples": "Figure 10: more samples",
     "fig11_larger": "Figure 11: another model, several decoders",
     "fig12_larger_pairs": "Figure 12: another model, AR beside PJD",
+    "fig13_weak_locality": "Figure 13: weak locality",
     "fig14_mask": "Figure 14: with and without the row-causal mask",
     "fig15_tokens": "Figure 15: tokens drafted and accepted in each iteration",
-    "table1_methods": "Table 1, every method and setting",
+    "table1_main": "Table 1: main result",
+    "table1_methods": "Table 1, every method",
     "table2_held_out": "Table 2: held-out captions",
     "table3_quality": "Table 3: more measures of quality",
     "table4_mask": "Table 4: the row-causal mask",
     "pareto": "Step compression against fidelity",
+    "falsification": "If neighbours tell nothing",
+    "lag": "Context at commit, and steps against their bound",
     "rows": "How many rows at once",
     "windows": "How far a row drafts",
     "ingredients": "From PJD to PJD-plus",
     "stand_ins": "What stands in for the code before a row",
     "latency": "From steps to seconds",
 }
-"""Sections of the two pages: figures or tables, and their titles."""
+"""Sections in order: figures or tables, by the notebook's output, and their titles."""
 
 
 def section(name: str, title: str) -> str:
@@ -157,10 +159,12 @@ def section(name: str, title: str) -> str:
 
 
 def main(page: str = "index") -> int:
-    """Write ``reports/index.html``, the main results, or ``reports/sweeps.html``, all of them."""
-    runs = read_table(RESULTS / f"{'collected' if page == 'index' else page}.parquet")
-    wanted = {*parameters()["sweep_figures"], "latency"} if page == "sweeps" else set()
-    chosen = MAIN | {name: title for name, title in SWEEPS.items() if name in wanted}
+    """Write ``reports/index.html``, everything, or ``reports/main.html``, what is made first."""
+    wanted = [*MAIN]
+    if page == "index":
+        wanted += [*parameters()["sweep_figures"], "latency"]
+    runs = read_table(RESULTS / ("sweeps.parquet" if page == "index" else "collected.parquet"))
+    chosen = {name: title for name, title in SECTIONS.items() if name in wanted}
     stamps = provenance(set(runs.run))
     ran = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(json.dumps(value))}</td></tr>"

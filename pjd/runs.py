@@ -115,7 +115,7 @@ def planned(sweeps: bool = False) -> list[str]:
     chosen = parameters()
     names = [*chosen["baselines"], *(f"context-{context}" for context in chosen["contexts"])]
     more = [f"{item['group']}/{name}" for name, item in chosen["sweeps"].items()]
-    more += [f"{item['model']}/{item['run']}" for item in chosen["grids"].values()]
+    more += [f"{item['model']}/{item['run']}" for item in chosen["other_runs"].values()]
     return [f"main/{name}" for name in names] + (more if sweeps else [])
 
 

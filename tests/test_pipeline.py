@@ -107,8 +107,8 @@ def dvc(folder: Path, *arguments: str) -> str:
 def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     folder = tmp_path / "project"
     copy_of_the_project(folder, "smoke")
-    dvc(folder, "pull", "data.dvc", "train")
-    dvc(folder, "repro", "report")
+    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    dvc(folder, "repro", "report-main")
     table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
     names = ["ar", "ar-repeat", "sjd", "context-4", "context-16"]
     assert list(table.index) == [f"main/{name}" for name in names]
@@ -117,28 +117,28 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     assert steps["sjd"] < steps["ar"] and steps["context-4"] < steps["context-16"]
     assert table.gap["main/ar"] == 0
     assert table[["gap", "frechet_real", "nats"]].notna().all().all()
-    report = (folder / "reports" / "index.html").read_text()
+    report = (folder / "reports" / "main.html").read_text()
     assert report.count("data:image/png") >= 2 and "Table 1" in report
     for name in ("fig01_pairs", "fig06_context_tokens"):
         assert (folder / "figures" / name / f"{name}.png").stat().st_size > 10_000
 
-    assert "up to date" in dvc(folder, "repro", "report")
+    assert "up to date" in dvc(folder, "repro", "report-main")
     # Another value of the sweep: its own two stages, the table, the figures and the report.
     overlay(folder, {"contexts": [4, 8]})
-    again = dvc(folder, "repro", "report")
+    again = dvc(folder, "repro", "report-main")
     ran = {line.split("'")[1] for line in again.splitlines() if line.startswith("Running stage")}
     figures = {f"figure@{name}" for name in ("fig01_pairs", "fig06_context_tokens", "table1_main")}
-    assert ran == {"decode-context@8", "evaluate-context@8", "collect", "report", *figures}
+    assert ran == {"decode-context@8", "evaluate-context@8", "collect", "report-main", *figures}
 
     # The sweeps build on what is there.
-    dvc(folder, "repro")
+    dvc(folder, "repro", "report")
     table = pd.read_parquet(folder / "results" / "sweeps.parquet").set_index("run")
     assert (table.steps["comparison/zipar-4"] == 16 + 15 * 4) and table.acceptance.notna().any()
     assert table.steps["comparison/pjd-plus-4"] <= table.steps["comparison/zipar-4"]
     larger = table.loc["emoji-64/ar"]
     # Its own baseline, for its guidance is another.
     assert larger.guidance == 1 and larger.gap == 0 and larger.nats != table.nats["main/ar"]
-    report = (folder / "reports" / "sweeps.html").read_text()
+    report = (folder / "reports" / "index.html").read_text()
     assert report.count("data:image/png") >= 9 and "PJD-plus" in report
 
 

@@ -81,6 +81,7 @@ def save(model: EmojiModel, folder: Path) -> None:
     description = {
         "transformer": asdict(model.transformer.config),
         "sampling": model.sampling,
+        "shuffle": model.tokenizer.shuffle,
         "words": model.words.vocabulary,
     }
     (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
@@ -116,7 +117,7 @@ def load(name: str, folder: Path) -> EmojiModel:
         {
             "transformer": LlamaGen(config),
             "word_vectors": nn.Embedding(len(words), config.caption_dim),
-            "tokenizer": Tokenizer(codes=config.vocabulary),
+            "tokenizer": Tokenizer(config.vocabulary, shuffle=described.get("shuffle")),
         }
     )
     try:

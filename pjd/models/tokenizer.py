@@ -91,6 +91,9 @@ class Tokenizer(nn.Module):
         width: numbers in a code vector.
         channels: feature channels at half and at a quarter of the resolution.
         blocks: residual blocks at half and at a quarter of the resolution, on either side.
+        shuffle: seed of a fixed random order of the codes of an image; None: they lie as the
+            picture does. What lies side by side then tells nothing, which is what a decoder
+            that relies on locality is tried on.
     """
 
     reduction = 4
@@ -101,9 +104,11 @@ class Tokenizer(nn.Module):
         width: int = 8,
         channels: tuple[int, int] = (64, 128),
         blocks: tuple[int, int] = (1, 3),
+        shuffle: int | None = None,
     ) -> None:
         """Make the encoder, the codebook and the decoder."""
         super().__init__()
+        self.shuffle = shuffle
         fine, coarse = channels
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2),
@@ -139,12 +144,23 @@ class Tokenizer(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Code ids [batch, height, width] (int64) of uint8 ``images`` [batch, H, W, 3]."""
         vectors = self.embed(to_float(images))
-        return self.codebook.nearest(vectors.flatten(0, 2)).view(vectors.shape[:3])
+        ids = self.codebook.nearest(vectors.flatten(0, 2)).view(vectors.shape[:3])
+        return self.laid_out(ids.flatten(1)).view(ids.shape)
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
         """Images [batch, 4*height, 4*width, 3] (uint8) of code ids [batch, height, width]."""
+        place = self.laid_out(torch.arange(ids[0].numel(), device=ids.device)[None])
+        ids = ids.flatten(1)[:, place[0].argsort()].view(ids.shape)
         return to_uint8(self.render(self.codebook.weight[ids]))
+
+    def laid_out(self, values: Tensor) -> Tensor:
+        """Values [batch, cells] of a picture's cells in raster order, in the codes' order."""
+        if self.shuffle is None:
+            return values
+        random = torch.Generator().manual_seed(self.shuffle)
+        order = torch.randperm(values.shape[1], generator=random, device="cpu")
+        return values[:, order.to(values.device)]
 
 
 def to_float(images: Tensor) -> Tensor:
