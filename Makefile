@@ -91,9 +91,10 @@ train: data ## train an embedded model: NAME=emoji-96 DEVICE=cuda START=emoji-64
 SHAPES ?= emoji-64
 BATCHES ?= 1,8,64
 DTYPE ?= float32
+BENCH_ARGS ?=
 bench: data ## time methods: SHAPES=llamagen-xl,lumina-mgpt-7b BATCHES=1 DEVICE=cuda DTYPE=bfloat16
 	$(BIN)/python -m benchmarks run --shapes $(SHAPES) --batches $(BATCHES) --device $(DEVICE) \
-		--dtype $(DTYPE) -o benchmarks/results/$(DEVICE).json
+		--dtype $(DTYPE) $(BENCH_ARGS) -o benchmarks/results/$(DEVICE).json
 
 # --- the code ---
 

@@ -15,7 +15,7 @@ from benchmarks.replay import RECORD, record, replay
 from benchmarks.shapes import SHAPES
 from pjd.config import ParameterError, check_choice
 from pjd.methods import PRESETS, configure
-from pjd.models.registry import DTYPES, EMOJI
+from pjd.models.registry import DTYPES, EMOJI, compile_forward
 from pjd.runs import stamp, write_json
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -59,6 +59,7 @@ def run(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     repeats: Annotated[int, typer.Option(help="Timed decodings, after one to warm up.")] = 3,
     layers: Annotated[int | None, typer.Option(help="Fewer layers: a rehearsal.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the models.")] = False,
     beside: Annotated[bool, typer.Option(help="Time transformers' generate too.")] = True,
 ) -> None:
     """Measure every shape, method and batch size; results so far survive an interruption."""
@@ -76,7 +77,14 @@ def run(
         names(",".join(chosen), "methods", ["ar", *recorded["shares"]])
     cases: list[dict[str, Any]] = []
     described = {
-        **stamp(device=device, dtype=dtype, threads=threads, repeats=repeats, layers=layers),
+        **stamp(
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            repeats=repeats,
+            layers=layers,
+            compiled=compiled,
+        ),
         "acceptance": {key: recorded[key] for key in ("model", "images", "context")},
         "bandwidth": bandwidth(torch.device(device)),
         "transformers_ms": {},
@@ -85,6 +93,8 @@ def run(
     for name in wanted:
         shape = SHAPES[name]
         model = shape.make(device, arithmetic, layers)
+        if compiled:
+            compile_forward(model)
         for batch in sizes:
             for method in track(chosen, f"{name}, batch {batch}", console=Console(stderr=True)):
                 options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}

@@ -39,13 +39,21 @@ class SlotCache:
         self.sequence = torch.arange(batch, device=device)[:, None]
         self.slots: Tensor | None = None
         self.used: int | None = None
+        self.fixed = False
+
+    def fix(self) -> "SlotCache":
+        """Promise that keys and values stay where they are: a captured graph may write to them."""
+        self.fixed = True
+        for tensor in (self.keys, self.values):
+            torch._dynamo.mark_static_address(tensor)
+        return self
 
     def take(self, kept: Tensor) -> "SlotCache":
         """A cache of the sequences at ``kept`` int64 [fewer] alone."""
         cache = copy(self)
         cache.keys, cache.values = self.keys[:, kept], self.values[:, kept]
         cache.sequence = self.sequence[: len(kept)]
-        return cache
+        return cache.fix() if self.fixed else cache
 
     def at(self, slots: Tensor, used: int | None = None) -> "SlotCache":
         """Aim the next forward; returns the cache itself.

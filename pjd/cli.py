@@ -34,6 +34,9 @@ Window = Annotated[int | None, typer.Option(help="Positions predicted a row.")]
 BatchSize = Annotated[int, typer.Option(help="Images decoded together.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Compiled = Annotated[
+    bool, typer.Option("--compiled", help="Compile the model: slow at first, then faster.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")]
 Choices = Annotated[
     list[str] | None,
@@ -123,6 +126,7 @@ def generate(
     workers: Annotated[int, typer.Option(help="Processes; more than one need Ray.")] = 1,
     device: Device = "cpu",
     dtype: Dtype = None,
+    compiled: Compiled = False,
     output: Output = Path("out"),
 ) -> None:
     """Generate images. What is in the folder already is not made again."""
@@ -159,6 +163,7 @@ def generate(
         workers=workers,
         device=device,
         dtype=dtype,
+        compiled=compiled,
         progress=sys.stderr.isatty(),
     )
     if failed:
@@ -178,6 +183,7 @@ def compare(
     batch_size: BatchSize = 64,
     device: Device = "cpu",
     dtype: Dtype = None,
+    compiled: Compiled = False,
     output: Output = Path("out"),
 ) -> None:
     """Decode the same captions and seeds by several methods: a table, and comparison.png."""
@@ -197,7 +203,7 @@ def compare(
     from pjd.generation import generate as run
     from pjd.models.registry import load
 
-    loaded = load(model, device, dtype)
+    loaded = load(model, device, dtype, compiled)
     results = {
         method: run(
             loaded,
@@ -330,6 +336,9 @@ def main() -> None:
         sys.exit(2)
     except ValueError as error:
         print(f"pjd: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"pjd: {error}. What is finished stays: mend this, run it again", file=sys.stderr)
         sys.exit(1)
 
 

@@ -68,6 +68,10 @@ class Engine:
         self.slots = self.prefix + model.grid.length
         self.cache = model.cache(self.branches * len(prompts), self.slots)
         self.seeds = seeds.to(device)
+        # Reading a count off the CPU costs nothing and saves most of the work. On a GPU it would
+        # stall the stream at every iteration: there shapes stay as the host last saw them fit.
+        self.static = device.type != "cpu"
+        self.bound = self.lanes
         self.lane = torch.arange(self.lanes, device=device)
         self.depth = torch.arange(config.window, device=device)
 
@@ -214,30 +218,35 @@ class Engine:
         return target
 
     def lanes_in_use(self, lanes: Band) -> int:
-        """Lanes whose rows have begun, or all where counting them would cost more.
-
-        Reading a count off the CPU costs nothing and saves most of the work; on a GPU it would
-        stall the stream, and shapes stay static.
-        """
-        if lanes.row.device.type != "cpu":
-            return self.lanes
+        """Lanes whose rows have begun, or as many as there may be of them."""
+        if self.static:
+            return self.bound
         return max(1, int((lanes.begun * (self.lane + 1)).max()))
 
     def slots_in_use(self, raster: Tensor) -> int:
         """Slots that queries at the places ``raster`` look at: no later ones, as a rule of order.
 
-        All on a GPU, where shapes stay static.
+        All if shapes are static.
         """
-        if raster.device.type != "cpu":
+        if self.static:
             return self.slots
         return self.prefix + int(raster.max()) + 1
 
     def packing(self, valid: Tensor) -> Tensor:
-        """Order int64 [batch, fed] that puts the valid queries first, cut to those on a CPU."""
+        """Order int64 [batch, fed] that puts the valid queries first, and cuts the rest."""
         order = (~valid).to(torch.int8).argsort(dim=1, stable=True)
-        if valid.device.type == "cpu":
+        if not self.static:
             order = order[:, : int(valid.sum(1).max())]
         return order
+
+    def look_ahead(self, state: State, iterations: int) -> None:
+        """Bound the lanes of the next ``iterations``: at most one more row begins in each.
+
+        Their number is even, so that few shapes occur.
+        """
+        begun = (state.committed[:, :-1] > 0) & (state.committed[:, :-1] < self.view.columns)
+        most = int(begun.sum(1).max()) + iterations
+        self.bound = min(self.lanes, most + most % 2)
 
     def narrow(self, state: State, kept: Tensor) -> State:
         """Go on with the images at ``kept`` int64 [fewer] alone."""
@@ -262,10 +271,12 @@ class Engine:
         length = view.rows * view.columns
         trace = Trace.empty(view.columns, batch, view.rows, self.config.window, device)
         tokens = state.tokens.new_zeros(batch, length)
-        # The host looks at the device only so often: a look on a GPU waits for it.
-        every = 1 if device.type == "cpu" else 8
+        # A look of the host at a GPU waits for it; every row that may have begun since is fed.
+        every = 1 if not self.static else 8 if self.lanes == 1 else 2
         seen, iteration = 0, 0
         while seen < batch * length:
+            if self.static:
+                self.look_ahead(state, every)
             for _ in range(min(every, length - iteration)):
                 lanes, queries, verdict = self.step(state, iteration)
                 trace.record(iteration, state.images, state.committed, lanes, queries, verdict)
@@ -277,7 +288,7 @@ class Engine:
                 progress(count - seen, iteration)
             seen = count
             # Finished images cost as much as the others until they are let go.
-            if len(unfinished) <= 0.75 * len(counts):
+            if len(unfinished) <= (0.5 if self.static else 0.75) * len(counts):
                 tokens[state.images] = state.tokens[:, :-1, : view.columns].flatten(1)
                 if len(unfinished):
                     state = self.narrow(state, unfinished)

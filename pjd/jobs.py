@@ -51,7 +51,11 @@ def plan(prompts: list[str], images: int, model: str, config: DecodeConfig) -> l
 
 
 def save(folder: Path, jobs: list[Job], result: Result, model: str) -> None:
-    """Write the images; each holds what it was made from, as the PNG text ``pjd``."""
+    """Write the images; each holds what it was made from, as the PNG text ``pjd``.
+
+    Raises:
+        OSError: naming the image that could not be written, as on a full disk.
+    """
     for index, job in enumerate(jobs):
         made = {
             "model": model,
@@ -61,9 +65,13 @@ def save(folder: Path, jobs: list[Job], result: Result, model: str) -> None:
         }
         text = PngInfo()
         text.add_itxt("pjd", json.dumps(made, ensure_ascii=False))
-        partial = folder / f".{job.name}.partial"
-        result.images[index].save(partial, "PNG", pnginfo=text)
-        os.replace(partial, folder / job.name)
+        path, partial = folder / job.name, folder / f".{job.name}.partial"
+        try:
+            result.images[index].save(partial, "PNG", pnginfo=text)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def attempt(
@@ -99,9 +107,8 @@ def run(
     *,
     batch_size: int = 64,
     workers: int = 1,
-    device: str = "cpu",
-    dtype: str | None = None,
     progress: bool = False,
+    **loading: Any,
 ) -> Iterator[Outcome]:
     """Do ``jobs``, in batches.
 
@@ -113,9 +120,8 @@ def run(
         batch_size: most images done together.
         workers: processes, each with its own model and, with ``device`` "cuda", its own GPU; more
             than one need Ray, on this machine or on the cluster that RAY_ADDRESS names.
-        device: see :func:`pjd.load`.
-        dtype: see :func:`pjd.load`.
         progress: show a bar a batch, with one worker.
+        loading: options of :func:`pjd.load`.
 
     Yields:
         Outcomes, in the order in which they come.
@@ -125,9 +131,9 @@ def run(
     """
     batches = [jobs[first : first + batch_size] for first in range(0, len(jobs), batch_size)]
     if workers > 1:
-        yield from run_remote(name, batches, method, options, workers, device, dtype)
+        yield from run_remote(name, batches, method, options, workers, loading)
         return
-    model = load(name, device, dtype)
+    model = load(name, **loading)
     for batch in batches:
         yield from attempt(model, batch, method, options, progress)
 
@@ -135,10 +141,10 @@ def run(
 class Worker:
     """A process with a model of its own."""
 
-    def __init__(self, name: str, device: str, dtype: str | None, threads: int) -> None:
+    def __init__(self, name: str, loading: dict[str, Any], threads: int) -> None:
         """Load the model."""
         torch.set_num_threads(threads)
-        self.model = load(name, device, dtype)
+        self.model = load(name, **loading)
 
     def process(self) -> int:
         """Its number, for those who would watch or stop it."""
@@ -155,8 +161,7 @@ def run_remote(
     method: str,
     options: dict[str, Any],
     workers: int,
-    device: str,
-    dtype: str | None,
+    loading: dict[str, Any],
     started: Any = None,
 ) -> Iterator[Outcome]:
     """Share ``batches`` among Ray's workers; a lost worker is replaced and its batch done again.
@@ -167,8 +172,7 @@ def run_remote(
         method: see :func:`run`.
         options: see :func:`run`.
         workers: processes.
-        device: see :func:`run`.
-        dtype: see :func:`run`.
+        loading: see :func:`run`.
         started: called with the workers' process numbers once they are there.
 
     Yields:
@@ -186,10 +190,13 @@ def run_remote(
     threads = max(1, (os.cpu_count() or 1) // workers)
     # A worker that is lost for good (killed four times over one batch) is that batch's failure.
     remote = ray.remote(
-        num_cpus=0, num_gpus=int(device == "cuda"), max_restarts=-1, max_task_retries=3
+        num_cpus=0,
+        num_gpus=int(loading.get("device") == "cuda"),
+        max_restarts=-1,
+        max_task_retries=3,
     )(Worker)
     try:
-        idle = [remote.remote(name, device, dtype, threads) for _ in range(workers)]
+        idle = [remote.remote(name, loading, threads) for _ in range(workers)]
         if started is not None:
             started(ray.get([worker.process.remote() for worker in idle]))
         waiting = list(batches)[::-1]

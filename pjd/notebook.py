@@ -84,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     except NotebookError as error:
         print(f"pjd: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"pjd: {options.notebook.name}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -13,10 +13,12 @@ from pjd.generation import generate
 from pjd.mask import causal
 from pjd.methods import PRESETS, configure
 from pjd.metrics import log_likelihood
+from pjd.models.registry import compile_forward
 from pjd.rules import RULES, Rule
 
 PROMPTS = ["cat", "red dog", "dog", "red cat dog", "cat cat"]
 GREEDY = {"temperature": 0, "guidance": 2.0}
+BY_ROWS = [name for name, preset in PRESETS.items() if preset["view"] == "rows"]
 
 
 def reference_greedy(model, prompts: list[str], guidance: float) -> torch.Tensor:
@@ -91,6 +93,38 @@ def test_same_seed_same_tokens_in_any_batch(model, method, options):
     assert torch.equal(together.tokens[2:], shifted.tokens)
     assert torch.equal(together.steps, alone.steps)
     assert not torch.equal(together.tokens, other.tokens)
+
+
+def decoded(model, method: str, static: bool) -> tuple[torch.Tensor, set[int]]:
+    """Codes of ten images, and the numbers of queries that the forwards had."""
+    config = configure(method, seed=3, **({"context": 2} if method in BY_ROWS else {}))
+    engine = Engine(model, config, 2 * PROMPTS, torch.arange(10))
+    engine.static = static
+    fed, predict = set(), engine.predict
+
+    def counted(state, lanes, queries):
+        fed.add(queries.token.shape[1])
+        return predict(state, lanes, queries)
+
+    engine.predict = counted
+    return engine.run().tokens, fed
+
+
+@pytest.mark.parametrize("method", [*BY_ROWS, "ar", "sjd", "mc-sjd", "jacobi"])
+def test_static_shapes_as_on_a_gpu_change_no_code(method):
+    model = tiny_model(grid=8, vocabulary=9)
+    (packed, _), (static, fed) = (decoded(model, method, static) for static in (False, True))
+    assert torch.equal(packed, static)
+    # Few shapes, for each of them is a graph to capture.
+    assert len(fed) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("static", [False, True])
+def test_compiled_forwards_change_no_code(static):
+    plain = tiny_model(grid=4)
+    compiled = compile_forward(tiny_model(grid=4))
+    assert torch.equal(decoded(plain, "pjd", static)[0], decoded(compiled, "pjd", static)[0])
 
 
 @pytest.mark.parametrize("prompt", PROMPTS[:3])
@@ -169,9 +203,6 @@ def test_every_code_is_committed_once_whatever_the_options(
         gaps = trace.lag
         wanted = torch.minimum(torch.tensor(context), columns - torch.arange(columns))
         assert (gaps >= wanted).all()
-
-
-BY_ROWS = [name for name, preset in PRESETS.items() if preset["view"] == "rows"]
 
 
 @pytest.mark.parametrize("method", BY_ROWS)

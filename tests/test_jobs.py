@@ -1,10 +1,12 @@
 """Many images: names, resumption, failures, and workers that are lost."""
 
+import errno
 import json
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +48,20 @@ def test_an_image_says_what_it_was_made_from(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_full_disk_is_named_and_leaves_no_half_image(tmp_path, monkeypatch):
+    (job,) = plan(["cat"], 1, "tiny", CONFIG)
+    ((done, result),) = attempt(tiny_model(), [job], "zipar", {"context": 2})
+
+    def full(image: Image.Image, path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match=f"No space left on device.*{job.name}"):
+        save(tmp_path, done, result, "tiny")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failing_prompt_costs_no_other(monkeypatch):
     model = tiny_model(grid=4, vocabulary=7)
     encode = model.encode
@@ -84,7 +100,7 @@ def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
 
     batches = [listed[first : first + 2] for first in range(0, 6, 2)]
     together = {}
-    for outcomes in run_remote("emoji-64", batches, "zipar", options, 2, "cpu", None, kill_one):
+    for outcomes in run_remote("emoji-64", batches, "zipar", options, 2, {}, kill_one):
         done, result = outcomes
         assert not isinstance(result, Exception), result
         together |= {job.number: result.tokens[i] for i, job in enumerate(done)}

@@ -53,7 +53,9 @@ def check_dtype(dtype: str | None) -> None:
         check_choice("dtype", dtype, DTYPES)
 
 
-def load(name: str = "emoji", device: str = "cpu", dtype: str | None = None) -> ImageModel:
+def load(
+    name: str = "emoji", device: str = "cpu", dtype: str | None = None, compiled: bool = False
+) -> ImageModel:
     """Load a model.
 
     Args:
@@ -61,6 +63,7 @@ def load(name: str = "emoji", device: str = "cpu", dtype: str | None = None) -> 
         device: where it goes.
         dtype: its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model, bfloat16
             for an official one.
+        compiled: see :func:`compile_forward`.
 
     Raises:
         ParameterError: for an unknown name or dtype, or missing weights.
@@ -75,9 +78,27 @@ def load(name: str = "emoji", device: str = "cpu", dtype: str | None = None) -> 
     if official is None:
         from pjd.models import emoji
 
-        return emoji.load(folder.name, folder).to(device, getattr(torch, dtype or "float32"))
-    beside = {parameter: WEIGHTS / path for parameter, path in official.beside.items()}
-    family = import_module(f"pjd.models.{official.family}")
-    return family.load(
-        name, folder, **beside, device=device, dtype=getattr(torch, dtype or "bfloat16")
+        model = emoji.load(folder.name, folder).to(device, getattr(torch, dtype or "float32"))
+    else:
+        beside = {parameter: WEIGHTS / path for parameter, path in official.beside.items()}
+        family = import_module(f"pjd.models.{official.family}")
+        arithmetic = getattr(torch, dtype or "bfloat16")
+        model = family.load(name, folder, **beside, device=device, dtype=arithmetic)
+    return compile_forward(model) if compiled else model
+
+
+def compile_forward(model: ImageModel) -> ImageModel:
+    """Let a model's forwards run as compiled graphs, on a GPU captured as CUDA graphs.
+
+    There is one graph for each number of images and of queries; the first forward of each takes
+    long, so it pays for many images, or for a large model. Returns the model itself.
+    """
+    import torch
+
+    captured = model.device.type == "cuda"
+    plain = model.cache
+    model.cache = lambda batch, slots: plain(batch, slots).fix()
+    model.forward = torch.compile(
+        model.forward, dynamic=not captured, mode="reduce-overhead" if captured else None
     )
+    return model
