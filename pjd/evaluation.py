@@ -20,7 +20,7 @@ from pjd.paths import DATA
 from pjd.runs import codes, folder, read_table, write_json
 
 
-def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 32) -> None:
+def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> None:
     """Measure a decoded run: writes ``evaluate/images.parquet`` and ``evaluate/features.npy``.
 
     Args:
@@ -95,13 +95,8 @@ def evaluate_reference(
         write_json(partial / "real.json", {"model": name})
 
 
-def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: float) -> None:
-    """Measure the corpus' own pictures of the prompts, as :func:`evaluate` does a run.
-
-    Writes ``features.npy``, and ``real.json`` with the nats a token of the real codes and the
-    PSNR of the tokenizer, by group of prompts.
-    """
-    size = model.grid.rows * model.tokenizer.reduction
+def corpus_pictures(prompts: list[str], size: int) -> torch.Tensor:
+    """The corpus' own pictures of its prompts, uint8 [prompts, size, size, 3]."""
     icons = corpus.load(DATA / "icons.parquet").set_index(["name", "style"])
 
     def picture(prompt: str) -> np.ndarray:
@@ -109,9 +104,18 @@ def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: 
         rgba = corpus.resize(corpus.decode(icons.image[name, style]), size)
         return corpus.composite(rgba, corpus.background(ground.removeprefix("on "), size))
 
-    pictured = torch.from_numpy(np.stack([picture(prompt) for prompt in table.prompt]))
-    tokens = torch.cat([model.tokenizer.encode(part).flatten(1) for part in pictured.split(64)])
+    return torch.from_numpy(np.stack([picture(prompt) for prompt in prompts]))
+
+
+def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: float) -> None:
+    """Measure the corpus' own pictures of the prompts, as :func:`evaluate` does a run.
+
+    Writes ``features.npy``, and ``real.json`` with the nats a token of the real codes and the
+    PSNR of the tokenizer, by group of prompts.
+    """
     listed = list(table.prompt)
+    pictured = corpus_pictures(listed, model.grid.rows * model.tokenizer.reduction)
+    tokens = torch.cat([model.tokenizer.encode(part).flatten(1) for part in pictured.split(64)])
     guided, _ = log_likelihood(model, listed, tokens, guidance, 1.0)
     plain, _ = log_likelihood(model, listed, tokens, 1.0, 1.0)
     measured = table[["group"]].assign(

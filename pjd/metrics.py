@@ -38,7 +38,7 @@ def log_likelihood(
     guidance: float,
     temperature: float,
     top_k: int = 0,
-    batch_size: int = 32,
+    batch_size: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of codes under the exact raster-order model, in one forward an image.
 
@@ -128,7 +128,7 @@ class Lite0(nn.Module):
 
 
 @torch.inference_mode()
-def features(images: Tensor, batch_size: int = 32) -> Tensor:
+def features(images: Tensor, batch_size: int = 8) -> Tensor:
     """EfficientNet-Lite0 features float32 [images, 1280] of uint8 [images, H, W, 3]."""
     extractor = Lite0()
     parts = images.permute(0, 3, 1, 2).split(batch_size)

@@ -1,16 +1,17 @@
 """More measures of image quality: torchmetrics on extractors that are on this machine.
 
 By default they take EfficientNet-Lite0's features (:func:`pjd.metrics.features`), which a run has
-stored already; such numbers compare with each other only, and carry the extractor's name. The CLIP
-score takes a CLIP of yours.
+stored already; such numbers compare with each other only, and carry the extractor's name. FID, KID
+and IS as published take an Inception of yours, the CLIP score a CLIP of yours.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pjd.config import ParameterError
 from pjd.metrics import Interval, Lite0
 
 
@@ -54,11 +55,18 @@ def kernel_distance(first: Tensor, second: Tensor, subsets: int = 100, seed: int
 
 
 @torch.inference_mode()
-def inception_score(features: Tensor, splits: int = 10, seed: int = 0) -> Interval:
-    """Inception Score of EfficientNet-Lite0's 1000 classes, by torchmetrics.
+def lite0_classes(features: Tensor) -> Tensor:
+    """Logits [n, 1000] of EfficientNet-Lite0's classes, of its features [n, 1280]."""
+    logits: Tensor = Lite0().network._fc(features)
+    return logits
+
+
+def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Interval:
+    """Inception Score, by torchmetrics.
 
     Args:
-        features: [n, 1280], of :func:`pjd.metrics.features`.
+        logits: of classes, [n, classes]: Inception's (:func:`inception`), or those of
+            :func:`lite0_classes`.
         splits: parts of the images, each scored by itself.
         seed: of the parts.
 
@@ -67,13 +75,42 @@ def inception_score(features: Tensor, splits: int = 10, seed: int = 0) -> Interv
     """
     from torchmetrics.image.inception import InceptionScore
 
-    logits = Lite0().network._fc(features)
     metric = InceptionScore(Given(logits.shape[1]), splits=splits)
     metric.update(logits)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         mean, deviation = (float(value) for value in metric.compute())
     return Interval(mean, mean - 2 * deviation, mean + 2 * deviation)
+
+
+@torch.inference_mode()
+def inception(
+    images: Tensor, weights: Path, output: Literal["2048", "logits_unbiased"], batch_size: int = 32
+) -> Tensor:
+    """What FID and KID ("2048") or IS ("logits_unbiased") as published are computed from.
+
+    Args:
+        images: uint8 [images, H, W, 3].
+        weights: torch-fidelity's file of Inception's weights, ``weights-inception-2015-12-05``.
+        output: which layer.
+        batch_size: images a forward.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ParameterError: if torch-fidelity is not installed.
+    """
+    if not weights.exists():
+        raise FileNotFoundError(f"no {weights}: FID as published needs Inception's weights there")
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    try:
+        extractor = NoTrainInceptionV3("inception-v3-compat", [output], str(weights))
+    except ModuleNotFoundError as error:
+        raise ParameterError(
+            "inception", str(weights), "needs pip install torch-fidelity torchvision"
+        ) from error
+    parts = images.permute(0, 3, 1, 2).split(batch_size)
+    return torch.cat([extractor(part) for part in parts])
 
 
 @torch.inference_mode()

@@ -20,8 +20,8 @@ def tiny(monkeypatch, tmp_path):
     """The command line with a tiny model, whatever is asked for, in an empty folder."""
     model = tiny_model(grid=4, vocabulary=7)
     monkeypatch.setattr(registry, "resolve", lambda name: tmp_path / name)
-    monkeypatch.setattr(registry, "load", lambda *_: model)
-    monkeypatch.setattr("pjd.jobs.load", lambda *_: model)
+    monkeypatch.setattr(registry, "load", lambda *_, **__: model)
+    monkeypatch.setattr("pjd.jobs.load", lambda *_, **__: model)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,11 +1,14 @@
+from importlib.util import find_spec
+
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from pjd.alignment import Reader, found
+from pjd.config import ParameterError
 from pjd.metrics import features
 from pjd.models.captions import Words
-from pjd.quality import clip_score, inception_score, kernel_distance
+from pjd.quality import clip_score, inception, inception_score, kernel_distance, lite0_classes
 
 
 def test_kernel_distance_is_small_for_one_distribution_and_grows_with_the_shift():
@@ -21,9 +24,20 @@ def test_kernel_distance_is_small_for_one_distribution_and_grows_with_the_shift(
 def test_inception_score_is_one_for_equal_pictures_and_more_for_different_ones():
     torch.manual_seed(0)
     equal = features(torch.full((1, 32, 32, 3), 128, dtype=torch.uint8)).expand(20, -1)
-    assert inception_score(equal, splits=2).mean == pytest.approx(1, abs=1e-4)
+    assert inception_score(lite0_classes(equal), splits=2).mean == pytest.approx(1, abs=1e-4)
     noise = features(torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8))
-    assert inception_score(equal + 3 * (noise - noise.mean(0)), splits=2).mean > 1.05
+    varied = lite0_classes(equal + 3 * (noise - noise.mean(0)))
+    assert inception_score(varied, splits=2).mean > 1.05
+
+
+def test_inception_names_what_it_needs(tmp_path):
+    pictures, weights = torch.zeros(1, 8, 8, 3, dtype=torch.uint8), tmp_path / "weights.pth"
+    with pytest.raises(FileNotFoundError, match="needs Inception's weights there"):
+        inception(pictures, weights, "2048")
+    weights.touch()
+    if find_spec("torch_fidelity") is None:
+        with pytest.raises(ParameterError, match="pip install torch-fidelity"):
+            inception(pictures, weights, "2048")
 
 
 def test_the_reader_finds_captions_of_pictures_that_it_has_not_seen(tmp_path):

@@ -138,8 +138,9 @@ class Training:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast: on any GPU that we know of, on a CPU if it has AMX."""
-    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Whether bfloat16 products are fast: on GPUs, and on CPUs with instructions for them."""
+    able = torch.cpu.get_capabilities()
+    return device.type == "cuda" or any(able.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def train_tokenizer(
