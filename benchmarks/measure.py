@@ -92,10 +92,10 @@ class TimedEngine(Engine):
             super().prefill()
         self.clock.spans.pop("forward", None)
 
-    def step(self, state: State, iteration: int) -> tuple[Band, Queries, Verdict]:
+    def step(self, state: State) -> tuple[Band, Queries, Verdict]:
         """One iteration, timed."""
         with self.clock.part("step"):
-            return super().step(state, iteration)
+            return super().step(state)
 
     def judge(
         self,
@@ -104,11 +104,10 @@ class TimedEngine(Engine):
         queries: Queries,
         target: Tensor,
         drafts: Drafts,
-        iteration: int,
     ) -> Verdict:
         """Verification, timed."""
         with self.clock.part("verify"):
-            return super().judge(state, lanes, queries, target, drafts, iteration)
+            return super().judge(state, lanes, queries, target, drafts)
 
 
 def bandwidth(device: torch.device, size: int = 2**28) -> float:

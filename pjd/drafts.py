@@ -31,7 +31,7 @@ class Windows(NamedTuple):
     kept: Tensor
 
 
-def prepare(state: State, view: View, config: DecodeConfig, lanes: Band, iteration: int) -> Windows:
+def prepare(state: State, view: View, config: DecodeConfig, lanes: Band) -> Windows:
     """Fill the window of every lane: drafts kept from before, then first drafts.
 
     Args:
@@ -39,14 +39,14 @@ def prepare(state: State, view: View, config: DecodeConfig, lanes: Band, iterati
         view: the decoder's.
         config: the method's choices.
         lanes: the active rows.
-        iteration: iterations done.
     """
     depth = torch.arange(config.window, device=lanes.row.device)
     row, column = lanes.row[..., None], lanes.start[..., None] + depth
     tokens = state.tokens[state.image[..., None], row, column]
     kept = torch.minimum(state.drafted.gather(1, lanes.row), lanes.drafts)
     fresh = (depth >= kept[..., None]) & (depth < lanes.drafts[..., None])
-    noise = uniform(state.seeds[..., None], DRAFT, iteration, row * view.stride + column)
+    place = row * view.stride + column
+    noise = uniform(state.iteration[..., None], place, state=state.streams[..., DRAFT, None])
     first = (noise * view.vocabulary).long()
     if config.initial not in ("random", "uniform"):
         source = neighbour(state, view, config, lanes, tokens, kept, column)

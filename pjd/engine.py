@@ -93,17 +93,17 @@ class Engine:
             self.cache.at(slots.expand_as(shown), self.prefix - 1),
         )
 
-    def step(self, state: State, iteration: int) -> tuple[Band, Queries, Verdict]:
+    def step(self, state: State) -> tuple[Band, Queries, Verdict]:
         """One iteration; updates ``state`` in place."""
         lanes = band(
             state.committed, state.drafted, self.view.columns, self.lanes, self.context, self.config
         )
         lanes = lanes.first(self.lanes_in_use(lanes))
-        windows = prepare(state, self.view, self.config, lanes, iteration)
+        windows = prepare(state, self.view, self.config, lanes)
         queries = self.queries(state, lanes, windows)
         target = self.predict(state, lanes, queries)
         drafts = declare(state, self.view, self.config, lanes, windows, queries)
-        verdict = self.judge(state, lanes, queries, target, drafts, iteration)
+        verdict = self.judge(state, lanes, queries, target, drafts)
         state.commit(lanes, queries, verdict, self.view.columns)
         return lanes, queries, verdict
 
@@ -114,7 +114,6 @@ class Engine:
         queries: Queries,
         target: Tensor,
         drafts: Drafts,
-        iteration: int,
     ) -> Verdict:
         """Test ``drafts`` against the distributions ``target`` by the method's rule."""
         return verify(
@@ -123,25 +122,23 @@ class Engine:
             queries.lane,
             queries.depth,
             Limits(lanes.drafts, lanes.room, lanes.resample),
-            self.noise(state, queries, iteration),
+            self.noise(state, queries),
             RULES[self.config.accept],
             self.config.redraft,
             self.model.codes,
             self.config.group,
         )
 
-    def noise(self, state: State, queries: Queries, iteration: int) -> Noise:
+    def noise(self, state: State, queries: Queries) -> Noise:
         """The random numbers that verification uses at the places of ``queries``."""
         place = queries.row * self.view.stride + queries.column + 1
         fixed = None
         if self.config.redraft == "gumbel":
             token = torch.arange(self.view.ids, device=place.device)
-            fixed = uniform(state.seeds[..., None], FIXED, place[..., None], token)
-        return Noise(
-            uniform(state.seeds, COIN, iteration, place),
-            uniform(state.seeds, TOKEN, iteration, place),
-            fixed,
-        )
+            fixed = uniform(place[..., None], token, state=state.streams[..., FIXED, None])
+        both = state.streams[..., COIN : TOKEN + 1]
+        coins, tokens = uniform(state.iteration[..., None], place[..., None], state=both).unbind(-1)
+        return Noise(coins, tokens, fixed)
 
     def queries(self, state: State, lanes: Band, windows: Windows) -> Queries:
         """Inputs of the forward: each lane's last committed token and drafts, and the flush."""
@@ -168,7 +165,9 @@ class Engine:
             (slot, self.prefix + above * view.stride + end),
             (lanes.active[..., None] & (self.depth <= lanes.drafts[..., None]), flush),
         )
-        fields = [torch.cat([window.flatten(1), one], dim=1) for window, one in pairs]
+        # Nothing comes after the end of the only row.
+        flushes = int(view.rows > 1)
+        fields = [torch.cat([window.flatten(1), one[:, :flushes]], dim=1) for window, one in pairs]
         order = self.packing(fields[-1])
         token, row, column, slot, valid = (field.gather(1, order) for field in fields)
         lane = torch.where(valid, order // self.config.window, count)
@@ -248,6 +247,16 @@ class Engine:
         most = int(begun.sum(1).max()) + iterations
         self.bound = min(self.lanes, most + most % 2)
 
+    def worth_keeping(self, going_on: Tensor) -> Tensor:
+        """Places int64 [fewer] of the images to go on with: those that ``going_on`` bool [batch].
+
+        If shapes are static, some finished ones fill their number up to a power of two.
+        """
+        count = int(going_on.sum())
+        if self.static and count:
+            count = min(len(going_on), 1 << (count - 1).bit_length())
+        return (~going_on).to(torch.int8).argsort(stable=True)[:count].sort().values
+
     def narrow(self, state: State, kept: Tensor) -> State:
         """Go on with the images at ``kept`` int64 [fewer] alone."""
         branch = torch.arange(self.branches, device=kept.device)[:, None]
@@ -278,20 +287,20 @@ class Engine:
             if self.static:
                 self.look_ahead(state, every)
             for _ in range(min(every, length - iteration)):
-                lanes, queries, verdict = self.step(state, iteration)
+                lanes, queries, verdict = self.step(state)
                 trace.record(iteration, state.images, state.committed, lanes, queries, verdict)
                 iteration += 1
             counts = state.committed[:, :-1].sum(1)
-            unfinished = (counts < length).nonzero().flatten()
             count = int(counts.sum()) + (batch - len(counts)) * length
             if progress is not None:
                 progress(count - seen, iteration)
             seen = count
             # Finished images cost as much as the others until they are let go.
-            if len(unfinished) <= (0.5 if self.static else 0.75) * len(counts):
+            kept = self.worth_keeping(counts < length)
+            if len(kept) <= 0.75 * len(counts):
                 tokens[state.images] = state.tokens[:, :-1, : view.columns].flatten(1)
-                if len(unfinished):
-                    state = self.narrow(state, unfinished)
+                if len(kept):
+                    state = self.narrow(state, kept)
         seconds = self.now() - began
         forced = view.forced(torch.arange(view.columns, device=device)).repeat(view.rows)
         return Decoded(tokens[:, ~forced], seconds, trace.cut(iteration))

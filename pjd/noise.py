@@ -4,6 +4,8 @@ This is what makes an image independent of the batch it is in: no generator has 
 another image could advance.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -11,27 +13,45 @@ COIN, TOKEN, DRAFT, FIXED = 1, 2, 3, 4
 """Streams: verification coins, sampled tokens, initial drafts, fixed noise of a position."""
 
 
-def _mix(x: Tensor) -> Tensor:
+Key = TypeVar("Key", int, Tensor)
+
+
+def _mix(x: Key) -> Key:
     """A bijection of 32-bit numbers (held in int64) whose output bits look independent."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
     return x ^ (x >> 16)
 
 
-def uniform(*keys: Tensor | int) -> Tensor:
+def hashed(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor | int:
+    """A 32-bit number for each combination of the broadcast ``keys``.
+
+    Args:
+        keys: non-negative integers below 2**62 or int64 tensors of them.
+        state: what earlier keys were hashed to: ``hashed(a, b)`` is ``hashed(b, state=hashed(a))``.
+    """
+    for key in keys:
+        # Python's own numbers stay so: a tensor of one would be copied to the device.
+        state = _mix(state ^ _mix((key & 0xFFFFFFFF) ^ 0x9E3779B9))
+        state = _mix(state ^ (key >> 32))
+    return state
+
+
+def streams(seeds: Tensor) -> Tensor:
+    """States of all streams of ``seeds`` int64 [...], int64 [..., 5], for :func:`uniform`."""
+    return torch.stack([hashed(seeds, stream) for stream in range(FIXED + 1)], dim=-1)
+
+
+def uniform(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor:
     """Uniform numbers in [0, 1), one for each combination of the broadcast ``keys``.
 
     Args:
         keys: non-negative integers below 2**62 or int64 tensors of them: seed, stream,
             iteration, position.
+        state: see :func:`hashed`.
 
     Returns:
         float32 tensor of the keys' broadcast shape, multiples of 2**-24.
     """
-    state: Tensor = torch.zeros((), dtype=torch.int64)
-    for key in keys:
-        key = torch.as_tensor(key)
-        state = state.to(key.device) if key.ndim else state
-        state = _mix(state ^ _mix((key & 0xFFFFFFFF) ^ 0x9E3779B9))
-        state = _mix(state ^ (key >> 32))
-    return (state >> 8).to(torch.float32) * 2.0**-24
+    number = torch.as_tensor(hashed(*keys, state=state))
+    return (number >> 8).to(torch.float32) * 2.0**-24

@@ -73,7 +73,7 @@ def grouped(evidence: Evidence, near: float = 0.15, close: float = 0.5) -> Tenso
     order = evidence.target.argsort(dim=-1, descending=True, stable=True)
     rank = (order == evidence.tokens[..., None]).to(evidence.tokens.dtype).argmax(-1)
     half = evidence.group // 2
-    step = rank.new_tensor(range(-half, half + 1))
+    step = rank.new_ones(2 * half + 1).cumsum(0) - 1 - half
     places = rank[..., None] + step
     inside = (places >= 0) & (places < order.shape[-1])
     ids = order.gather(-1, places.clamp(0, order.shape[-1] - 1))

@@ -12,12 +12,12 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
 
     Args:
         logits: [2 * batch, ..., vocabulary], conditional branch first.
-        guidance: the scale s.
+        guidance: the scale s, which would scale rounding to 16 bits too.
 
     Returns:
-        [batch, ..., vocabulary].
+        float32 [batch, ..., vocabulary].
     """
-    conditional, unconditional = logits.chunk(2)
+    conditional, unconditional = logits.float().chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
 

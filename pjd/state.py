@@ -1,13 +1,13 @@
 """What a decoder knows of a batch between two iterations."""
 
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from pjd.front import Band
 from pjd.grid import View
+from pjd.noise import streams
 from pjd.queries import Queries
 from pjd.verify import Verdict
 
@@ -18,7 +18,9 @@ class State:
 
     Attributes:
         images: int64 [batch]; their places in the whole batch.
-        seeds: int64 [batch, 1]; of their random numbers.
+        image: int64 [batch, 1]; their places here, to index other axes beside it.
+        streams: int64 [batch, 1, 5]; of their random numbers, see :func:`pjd.noise.streams`.
+        iteration: int64 [batch, 1]; iterations done.
         tokens: int64 [batch, R + 1, C + window]; a row's committed tokens, then its drafts. The
             last row and the last columns take the writes of idle lanes.
         committed: int64 [batch, R + 1]; committed tokens a row.
@@ -30,7 +32,9 @@ class State:
     """
 
     images: Tensor
-    seeds: Tensor
+    image: Tensor
+    streams: Tensor
+    iteration: Tensor
     tokens: Tensor
     committed: Tensor
     drafted: Tensor
@@ -42,9 +46,12 @@ class State:
         """The state before the first iteration of images with ``seeds`` int64 [batch]."""
         batch, device = len(seeds), seeds.device
         counts = torch.zeros(batch, view.rows + 1, dtype=torch.long, device=device)
+        images = torch.arange(batch, device=device)
         return cls(
-            images=torch.arange(batch, device=device),
-            seeds=seeds[:, None],
+            images=images,
+            image=images[:, None],
+            streams=streams(seeds[:, None]),
+            iteration=counts.new_zeros(batch, 1),
             tokens=counts.new_zeros(batch, view.rows + 1, view.columns + window),
             committed=counts,
             drafted=counts.clone(),
@@ -52,18 +59,14 @@ class State:
             flushed=counts.new_zeros(batch, 1),
         )
 
-    @cached_property
-    def image(self) -> Tensor:
-        """Index int64 [batch, 1] of the images, to index other axes beside it."""
-        return torch.arange(len(self.images), device=self.images.device)[:, None]
-
     def finished(self, columns: int) -> Tensor:
         """Rows that are complete, int64 [batch, 1]: they are the first ones."""
         return (self.committed[:, :-1] == columns).sum(1, keepdim=True)
 
     def take(self, kept: Tensor) -> "State":
         """The images at ``kept`` int64 [fewer]."""
-        return State(*(getattr(self, field.name)[kept] for field in fields(self)))
+        taken = State(*(getattr(self, field.name)[kept] for field in fields(self)))
+        return replace(taken, image=self.image[: len(kept)])
 
     def proposed(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where ``proposal`` has the entry of ``column`` in ``row``, int64 [batch, ...] both."""
@@ -91,3 +94,4 @@ class State:
         left = (lanes.drafts + 1).clamp(max=window) - verdict.committed
         self.drafted.scatter_(1, row, left)
         self.committed.scatter_add_(1, row, torch.where(lanes.active, verdict.committed, 0))
+        self.iteration += 1

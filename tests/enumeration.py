@@ -21,10 +21,11 @@ from pjd.sampling import guide, probabilities
 class RowEnds:
     """A tiny model whose format forces a token after every row, as Lumina-mGPT's does."""
 
-    def __init__(self, grid: int, vocabulary: int, seed: int) -> None:
+    def __init__(self, rows: int, columns: int, vocabulary: int, seed: int) -> None:
         """Embed one id more than there are codes; positions count the row ends."""
-        self.inner = tiny_model(grid=grid + 1, vocabulary=vocabulary + 1, seed=seed)
-        self.grid = Grid(grid, grid, row_end=vocabulary)
+        side = max(rows, columns + 1)
+        self.inner = tiny_model(grid=side, vocabulary=vocabulary + 1, seed=seed)
+        self.grid = Grid(rows, columns, row_end=vocabulary)
         self.vocabulary = vocabulary
 
     def __getattr__(self, name: str) -> object:

@@ -74,7 +74,7 @@ def test_lossless_on_other_grids_and_models(
     [("ar", {}), ("sjd", {"window": 3}), ("mc-sjd", {}), ("pjd", WHOLE), ("pjd-plus", WHOLE)],
 )
 def test_lossless_with_forced_row_ends(method, options):
-    assert check(RowEnds(2, vocabulary=3, seed=1), method, options) > 1e-3
+    assert check(RowEnds(2, 2, vocabulary=3, seed=1), method, options) > 1e-3
 
 
 @pytest.mark.parametrize("context", [1, 2])
@@ -96,7 +96,7 @@ def test_the_staircase_draws_from_its_own_model(method, options, context):
 
 
 def test_the_staircase_with_forced_row_ends():
-    model = RowEnds(2, vocabulary=3, seed=1)
+    model = RowEnds(2, 2, vocabulary=3, seed=1)
     assert check(model, "pjd-staircase", {"context": 1}, 1) > 1e-3
 
 
@@ -173,10 +173,8 @@ def test_drafts_are_what_they_are_declared_to_be(model, method):
     engine = Engine(model, config, PROMPTS, torch.arange(len(PROMPTS)))
     state = engine.start()
     engine.prefill()
-    iteration = 0
     while (state.committed[:, :-1] < engine.view.columns).any():
-        engine.step(state, iteration)
-        iteration += 1
+        engine.step(state)
         top = (state.committed[:, :-1] == 6).sum(1, keepdim=True)
         row = (top + engine.lane).clamp(max=6)
         column = state.committed.gather(1, row)[..., None] + engine.depth

@@ -164,7 +164,7 @@ def test_other_rows_drafts_move_logits_only_where_they_are_seen(model, mask):
     assert (lanes.drafts[0, :3] >= 1).all()
     logits = []
     for other in (False, True):
-        windows = prepare(state, engine.view, config, lanes, 99)
+        windows = prepare(state, engine.view, config, lanes)
         if other:
             # Other drafts in the top row, everything else as it was.
             windows.tokens[:, 0] = (windows.tokens[:, 0] + 1) % model.vocabulary

@@ -95,6 +95,8 @@ def compile_forward(model: ImageModel) -> ImageModel:
     """
     import torch
 
+    # Beyond the limit forwards would run uncompiled without a word.
+    torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
     captured = model.device.type == "cuda"
     plain = model.cache
     model.cache = lambda batch, slots: plain(batch, slots).fix()
