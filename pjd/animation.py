@@ -43,7 +43,7 @@ def animate(
     grid: Grid,
     path: Path,
     side: int = 192,
-    every: int = 3,
+    every: int | None = None,
     duration: int = 100,
 ) -> None:
     """Write a GIF of several decoders filling the same image, at equal model forwards.
@@ -54,12 +54,13 @@ def animate(
         grid: of the model.
         path: the file.
         side: pixels of a picture.
-        every: forwards a frame.
+        every: forwards a frame; None: at least 3, and so many that there are about 90 frames.
         duration: milliseconds a frame; the last stays for two seconds.
     """
     font = ImageFont.load_default(size=15)
     courses = {label: course(result, image, grid) for label, result in results.items()}
     longest = max(len(done) for done, _ in courses.values())
+    every = every or max(3, longest // 90)
     shown = [*range(every - 1, longest - 1, every), longest - 1]
     frames = []
     for forward in shown:

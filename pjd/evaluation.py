@@ -60,6 +60,29 @@ def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> 
         np.save(partial / "features.npy", features(decoded).numpy())
 
 
+def described_pictures(table: pd.DataFrame, size: int, pictures: Path) -> torch.Tensor:
+    """The pictures that COCO captions describe, as squares: uint8 [prompts, size, size, 3].
+
+    Args:
+        table: prompts, with ``image_id``.
+        size: pixels a side; pictures are cropped to a square and resized to it.
+        pictures: folder with COCO's ``000000000139.jpg`` and so on.
+
+    Raises:
+        ParameterError: if the prompts do not say which picture they describe.
+        FileNotFoundError: naming the first picture that is missing.
+    """
+    if "image_id" not in table:
+        allowed = "must be None unless the prompts are COCO captions, which name pictures"
+        raise ParameterError("pictures", str(pictures), allowed)
+    files = [pictures / f"{number:012d}.jpg" for number in table.image_id]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise FileNotFoundError(f"no picture {missing[0]}, nor {len(missing) - 1} others")
+    squares = [ImageOps.fit(Image.open(file).convert("RGB"), (size, size)) for file in files]
+    return torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
+
+
 def evaluate_reference(
     path: Path, name: str, size: int, table: pd.DataFrame, pictures: Path | None
 ) -> None:
@@ -70,27 +93,13 @@ def evaluate_reference(
     Args:
         path: folder to write.
         name: of the model whose pictures they are compared with.
-        size: pixels a side; pictures are cropped to a square and resized to it.
+        size: see :func:`described_pictures`, which raises what is wrong.
         table: prompts, with ``image_id`` if there are pictures.
-        pictures: folder with COCO's ``000000000139.jpg`` and so on; None: there are none.
-
-    Raises:
-        ParameterError: if the prompts do not say which picture they describe.
-        FileNotFoundError: naming the first picture that is missing.
+        pictures: see there; None: there are none.
     """
     with folder(path) as partial:
         if pictures is not None:
-            if "image_id" not in table:
-                allowed = "must be None unless the prompts are COCO captions, which name pictures"
-                raise ParameterError("pictures", str(pictures), allowed)
-            files = [pictures / f"{number:012d}.jpg" for number in table.image_id]
-            missing = [file for file in files if not file.exists()]
-            if missing:
-                raise FileNotFoundError(f"no picture {missing[0]}, nor {len(missing) - 1} others")
-            squares = [
-                ImageOps.fit(Image.open(file).convert("RGB"), (size, size)) for file in files
-            ]
-            pictured = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
+            pictured = described_pictures(table, size, pictures)
             np.save(partial / "features.npy", features(pictured).numpy())
         write_json(partial / "real.json", {"model": name})
 
@@ -214,7 +223,7 @@ def collect(runs: Path, names: list[str]) -> pd.DataFrame:
                 "steps": steps.mean,
                 "steps_low": steps.low,
                 "steps_high": steps.high,
-                "compression": total / steps.mean,
+                "compression": decodings[baselines[asked]][1].steps.mean() / steps.mean,
                 "tokens_per_step": decoded.fed.sum() / decoded.steps.sum(),
                 "acceptance": passed(evaluated, "flat", "detail"),
                 "acceptance_flat": passed(evaluated, "flat"),

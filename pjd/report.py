@@ -28,14 +28,13 @@ th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd
 th:first-child, td:first-child {{ text-align: left; }}
 .wide {{ overflow-x: auto; }}
 </style></head><body>
-<h1>Parallel Jacobi Decoding on the embedded model</h1>
+<h1>Parallel Jacobi Decoding on {model}</h1>
 <p>{summary}</p>
 {verdict}
 {sections}
 <h2>What ran</h2>
 <div class="wide">{ran}</div>
-<h2>Credits</h2>
-<p>{credits}</p>
+{credits}
 </body></html>
 """
 
@@ -79,13 +78,17 @@ def summary(runs: pd.DataFrame) -> str:
     )
 
 
-def credits() -> str:
-    """Whose pictures the embedded model learned from."""
+def credits(models: set[str]) -> str:
+    """Section on whose pictures the emoji models learned from, if ``models`` has one."""
+    if not any(model.startswith("emoji") for model in models):
+        return ""
     sources = "; ".join(f"{source.attribution} ({source.licence})" for source in SETS)
-    return (
-        f"The model was trained on {sources}; pictures in the style openmoji are adapted from "
-        "OpenMoji and shared under CC-BY-SA-4.0. All sets were rasterised and laid on backgrounds."
+    text = (
+        f"The emoji models were trained on {sources}; pictures in the style openmoji are adapted "
+        "from OpenMoji and shared under CC-BY-SA-4.0. All sets were rasterised and laid on "
+        "backgrounds."
     )
+    return f"<h2>Credits</h2><p>{html.escape(text)}</p>"
 
 
 def provenance(runs: set[str]) -> dict[str, Any]:
@@ -108,10 +111,14 @@ def verdict() -> str:
     except (FileNotFoundError, ValueError) as error:
         return f"{title}<p>{html.escape(str(error))}.</p>"
     good = int((lines.verdict == "as expected").sum())
-    body = lines.to_html(index=False, border=0)
+    main = lines.run.str.startswith("main/")
+    body, rest = (part.to_html(index=False, border=0) for part in (lines[main], lines[~main]))
+    more = f"<details><summary>The other runs</summary>{rest}</details>" if not main.all() else ""
+    failed = ", ".join(lines.run[lines.verdict != "as expected"].unique()) or "none"
     return (
-        f"{title}<p>{good} of {len(lines)} lines as expected. Tolerance: three standard deviations "
-        f'of the difference of two such runs.</p><div class="wide">{body}</div>'
+        f"{title}<p>{good} of {len(lines)} lines as expected; not so: {failed}. "
+        "Tolerance: three standard deviations of the difference of two such runs.</p>"
+        f'<div class="wide">{body}{more}</div>'
     )
 
 
@@ -175,7 +182,8 @@ def main(page: str = "index") -> int:
         verdict=verdict(),
         sections="\n".join(section(name, title) for name, title in chosen.items()),
         ran=f"<table>{ran}</table>",
-        credits=html.escape(credits()),
+        credits=credits(set(runs.model)),
+        model=html.escape(runs.model.iloc[0]),
     )
     REPORTS.mkdir(parents=True, exist_ok=True)
     path: Path = REPORTS / f"{page}.html"

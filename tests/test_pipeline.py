@@ -31,10 +31,10 @@ def stages(folder: Path = ROOT) -> dict[str, str]:
     return {stage.addressing: stage.cmd for stage in Repo(folder).index.stages if stage.cmd}
 
 
-def calls() -> list[tuple[str, Path, dict]]:
+def calls(folder: Path = ROOT) -> list[tuple[str, Path, dict]]:
     """(stage, notebook, parameters) of every stage that runs a notebook."""
     found = []
-    for name, command in stages().items():
+    for name, command in stages(folder).items():
         words = shlex.split(command)
         if words[:3] == ["python", "-m", "pjd.notebook"]:
             parameters: dict = {}
@@ -44,9 +44,12 @@ def calls() -> list[tuple[str, Path, dict]]:
     return found
 
 
-def test_every_parameter_passed_is_one_the_notebook_has():
-    found = calls()
-    assert len(found) >= 10
+@pytest.mark.parametrize("profile", [None, "smoke", "paper"])
+def test_every_parameter_passed_is_one_the_notebook_has(profile, tmp_path):
+    if profile is not None:
+        copy_of_the_project(tmp_path, profile)
+    found = calls(ROOT if profile is None else tmp_path)
+    assert len(found) >= 30
     for stage, notebook, parameters in found:
         known = set(papermill.inspect_notebook(str(notebook)))
         assert set(parameters) <= known, stage
@@ -186,21 +189,58 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
     for number in range(2):
         colour = (120 * number, 50, 90)
         Image.new("RGB", (64, 40), colour).save(prompts / "val2017" / f"{7 * number:012d}.jpg")
+    (prompts / "PartiPrompts.tsv").write_text(
+        "Prompt\tCategory\tChallenge\tNote\nred cat\tAnimals\tBasic\t\n1\tWorld\tBasic\t\n"
+    )
+    parti = "prompts: prompts/PartiPrompts.tsv, images: 2"
+    model = "lumina-mgpt-7b-512"
     overlay(
         folder,
         {
-            "model": "lumina-mgpt-7b-512",
+            "model": model,
             "device": "cpu",
             "dtype": "float32",
             "images": 2,
             "top_k": 5,
             "contexts": [8, 16],
+            "sweeps": {
+                "pjd-nomask-8": {"group": "mask", "options": "method: pjd-nomask, context: 8"},
+                "parti-ar": {"group": "parti", "options": f"method: ar, {parti}"},
+                "parti-pjd-8": {"group": "parti", "options": f"method: pjd, context: 8, {parti}"},
+            },
+            "other_models": [model],
+            "other_runs": {
+                "other-ar": {"model": model, "run": "ar", "options": "method: ar, top_k: 3"}
+            },
+            "reader_pictures": 64,
+            "sweep_figures": {
+                "fig03_iteration": {
+                    "notebook": "fig03_iteration",
+                    "options": "context: 8, prompt: red cat, dtype: float32",
+                },
+                "fig14_mask": {
+                    "notebook": "compared",
+                    "options": "runs: [main/context-8, mask/pjd-nomask-8]",
+                },
+                "table1_methods": {"notebook": "table1_main", "options": ""},
+                "table2_held_out": {
+                    "notebook": "table2_held_out",
+                    "options": "reference: parti/parti-ar, split: false, "
+                    "runs: [parti/parti-ar, parti/parti-pjd-8]",
+                },
+                "table4_mask": {"notebook": "table4_mask", "options": ""},
+            },
         },
     )
-    dvc(folder, "repro", "figure@fig01_pairs", "figure@fig06_context_tokens")
+    dvc(folder, "repro", "report")
     table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
     # A row of this family ends with a token that no code stands for.
-    assert table.steps["main/ar"] == 32 * 33
+    assert table.steps["main/ar"] == 32 * 33 and table.compression["main/ar"] == 1
     assert table.steps["main/context-8"] < table.steps["main/context-16"] < 32 * 33
     assert table[["gap", "frechet_real", "nats"]].notna().all().all()
     assert "coco" in (folder / "figures" / "fig01_pairs" / "fig01_pairs.svg").read_text()
+    parti = pd.read_csv(folder / "figures" / "table2_held_out" / "table2_held_out.csv")
+    assert parti["steps, all prompts"].tolist()[0] == 32 * 33 and len(parti) == 2
+    report = (folder / "reports" / "index.html").read_text()
+    assert f"on {model}</h1>" in report and "emoji" not in report.partition("What ran")[0]
+    assert "up to date" in dvc(folder, "repro", "report")

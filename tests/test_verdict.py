@@ -51,6 +51,21 @@ def test_other_images_or_models_are_not_compared():
             verdict.compare(measured, model, expected)
 
 
+def test_other_runs_are_compared_where_they_were_made(tmp_path):
+    more = table().assign(run=["comparison/sjd-32", "rows/pjd-rows-2"])
+    other = table().assign(run=["emoji-96/ar", "emoji-96/sjd"], model="emoji-96")
+    table().to_parquet(tmp_path / "collected.parquet")
+    pd.concat([table(), more, other]).to_parquet(tmp_path / "sweeps.parquet")
+    lines = verdict.verify(tmp_path, tmp_path / "e.json", write=True)
+    runs = ["comparison/sjd-32", "emoji-96/ar", "emoji-96/sjd", "main/ar", "main/context-4"]
+    assert lines.run.unique().tolist() == runs and (lines.verdict == "as expected").all()
+    pd.concat([table(), other]).to_parquet(tmp_path / "sweeps.parquet")
+    lines = verdict.verify(tmp_path, tmp_path / "e.json")
+    assert lines.run[lines.verdict == "missing"].unique().tolist() == ["comparison/sjd-32"]
+    (tmp_path / "sweeps.parquet").unlink()
+    assert len(verdict.verify(tmp_path, tmp_path / "e.json")) == 4
+
+
 def test_the_command_says_what_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(verdict.verify, "__defaults__", (tmp_path, tmp_path / "e.json", False))
     table().to_parquet(tmp_path / "collected.parquet")
