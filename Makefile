@@ -89,12 +89,13 @@ train: data ## train an embedded model: NAME=emoji-96 DEVICE=cuda START=emoji-64
 		'{name: $(NAME), device: $(DEVICE), start: $(START)}'
 
 SHAPES ?= emoji-64
-BATCHES ?= 1,8,64
+METHODS ?= ar,sjd,pjd,pjd-plus
+BATCHES ?= 1,2,4,8,16,32,64
 DTYPE ?= float32
 BENCH_ARGS ?=
 bench: data ## time methods: SHAPES=llamagen-xl,lumina-mgpt-7b BATCHES=1 DEVICE=cuda DTYPE=bfloat16
-	$(BIN)/python -m benchmarks run --shapes $(SHAPES) --batches $(BATCHES) --device $(DEVICE) \
-		--dtype $(DTYPE) $(BENCH_ARGS) -o benchmarks/results/$(DEVICE).json
+	$(BIN)/python -m benchmarks run --shapes $(SHAPES) --methods $(METHODS) --batches $(BATCHES) \
+		--device $(DEVICE) --dtype $(DTYPE) $(BENCH_ARGS) -o benchmarks/results/$(DEVICE).json
 
 # --- the code ---
 

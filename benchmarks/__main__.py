@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +12,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.measure import bandwidth, measure, transformers_ms
-from benchmarks.replay import RECORD, record, replay
+from benchmarks.replay import RECORD, record, replay, tests_drafts
 from benchmarks.shapes import SHAPES
 from pjd.config import ParameterError, check_choice
 from pjd.methods import PRESETS, configure
+from pjd.models.base import ImageModel
 from pjd.models.registry import DTYPES, EMOJI, compile_forward
 from pjd.runs import stamp, write_json
 
@@ -35,6 +37,51 @@ def counts(text: str, option: str) -> list[int]:
         if not (count.strip().isdecimal() and int(count) > 0):
             raise ParameterError(option, count, "must be numbers, at least 1 each, as in 1,8,64")
     return [int(count) for count in text.split(",")]
+
+
+def check_recorded(shapes: list[str], methods: list[str], recorded: dict[str, Any]) -> None:
+    """Raise :class:`ParameterError` for a method whose acceptance a shape of ``shapes`` lacks."""
+    if set(shapes) <= set(EMOJI):
+        return
+    known = [name for name in PRESETS if name in recorded["shares"] or not tests_drafts(name)]
+    names(",".join(methods), "methods", known)
+
+
+def prepared(name: str, device: str, dtype: str, layers: int | None, compiled: bool) -> ImageModel:
+    """A model of the shape ``name``; see the options of :func:`run`."""
+    model = SHAPES[name].make(device, getattr(torch, dtype), layers)
+    return compile_forward(model) if compiled else model
+
+
+def case(
+    model: ImageModel,
+    name: str,
+    method: str,
+    batch: int,
+    repeats: int,
+    recorded: dict[str, Any],
+    bytes_per_second: float,
+) -> dict[str, Any]:
+    """Measure one method at one batch size.
+
+    Args:
+        model: of the shape ``name``.
+        name: a key of :data:`benchmarks.shapes.SHAPES`.
+        method: a preset.
+        batch: images decoded together.
+        repeats: timed decodings.
+        recorded: what ``acceptance`` wrote.
+        bytes_per_second: the device's.
+    """
+    shape = SHAPES[name]
+    options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}
+    if PRESETS[method]["view"] == "rows":
+        options["context"] = shape.context
+    if name not in EMOJI and tests_drafts(method):
+        shares, rule = recorded["shares"][method], configure(method).accept
+        options["accept"] = replay(shares, model.device, rule)
+    measured = measure(model, configure(method, **options), batch, repeats, bytes_per_second)
+    return {"shape": name, "method": method, "batch": batch, **measured}
 
 
 @app.command()
@@ -65,7 +112,6 @@ def run(
     """Measure every shape, method and batch size; results so far survive an interruption."""
     torch.set_num_threads(threads)
     check_choice("dtype", dtype, DTYPES)
-    arithmetic = getattr(torch, dtype)
     chosen = names(methods, "methods", list(PRESETS))
     wanted = names(shapes, "shapes", list(SHAPES))
     sizes = counts(batches, "batches")
@@ -73,8 +119,7 @@ def run(
     trained = [name for name in wanted if name in EMOJI]
     if trained and layers is not None:
         raise ParameterError("layers", layers, f"must not be given: {trained[0]} is trained")
-    if len(trained) < len(wanted):
-        names(",".join(chosen), "methods", ["ar", *recorded["shares"]])
+    check_recorded(wanted, chosen, recorded)
     cases: list[dict[str, Any]] = []
     described = {
         **stamp(
@@ -92,23 +137,50 @@ def run(
     }
     for name in wanted:
         shape = SHAPES[name]
-        model = shape.make(device, arithmetic, layers)
-        if compiled:
-            compile_forward(model)
+        model = prepared(name, device, dtype, layers, compiled)
         for batch in sizes:
             for method in track(chosen, f"{name}, batch {batch}", console=Console(stderr=True)):
-                options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}
-                if PRESETS[method]["view"] == "rows":
-                    options["context"] = shape.context
-                if name not in EMOJI and method != "ar":
-                    options["accept"] = replay(recorded["shares"][method], device)
-                measured = measure(model, configure(method, **options), batch, repeats)
-                cases.append({"shape": name, "method": method, "batch": batch, **measured})
+                speed = described["bandwidth"]
+                cases.append(case(model, name, method, batch, repeats, recorded, speed))
                 write_json(output, described)
         if beside and shape.like is not None:
             described["transformers_ms"][name] = transformers_ms(
-                shape.like, shape, layers, device, arithmetic, codes=64
+                shape.like, shape, layers, device, getattr(torch, dtype), codes=64
             )
+            write_json(output, described)
+
+
+@app.command()
+def settings(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    shape: Annotated[str, typer.Option(help="Which shape.")] = "emoji-64",
+    methods: Annotated[str, typer.Option(help="ar and others.")] = "ar,pjd",
+    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtypes: Annotated[str, typer.Option(help="Kinds of arithmetic.")] = "float32,bfloat16",
+    threads: Annotated[str, typer.Option(help="Numbers of CPU threads.")] = "1,2",
+    repeats: Annotated[int, typer.Option(help="Timed decodings, after one to warm up.")] = 3,
+) -> None:
+    """Compare threads, dtypes, plain and compiled forwards: every combination is measured."""
+    chosen = names(methods, "methods", list(PRESETS))
+    check_choice("shape", shape, tuple(SHAPES))
+    sizes = counts(batches, "batches")
+    recorded = json.loads(RECORD.read_text())
+    check_recorded([shape], chosen, recorded)
+    kinds = names(dtypes, "dtypes", DTYPES)
+    cases: list[dict[str, Any]] = []
+    described = {**stamp(device=device, repeats=repeats), "cases": cases}
+    combinations = list(product((False, True), kinds, counts(threads, "threads")))
+    for compiled, dtype, number in track(combinations, shape, console=Console(stderr=True)):
+        torch.set_num_threads(number)
+        # Graphs of another combination serve no more.
+        torch.compiler.reset()
+        setting = {"threads": number, "dtype": dtype, "compiled": compiled}
+        speed = bandwidth(torch.device(device))
+        model = prepared(shape, device, dtype, None, compiled)
+        for batch, method in product(sizes, chosen):
+            measured = case(model, shape, method, batch, repeats, recorded, speed)
+            cases.append({**setting, "bandwidth": speed, **measured})
             write_json(output, described)
 
 

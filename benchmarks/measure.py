@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -44,12 +45,16 @@ class Clock:
         yield
         self.spans[name].append((began, self.now()))
 
-    def seconds(self, name: str) -> float:
-        """Total of a part."""
+    def milliseconds(self, name: str) -> list[float]:
+        """Each time that a part ran, in order."""
         if self.cuda:
             torch.cuda.synchronize()
-            return sum(began.elapsed_time(ended) for began, ended in self.spans[name]) / 1000
-        return sum(ended - began for began, ended in self.spans[name])
+            return [began.elapsed_time(ended) for began, ended in self.spans[name]]
+        return [1000 * (ended - began) for began, ended in self.spans[name]]
+
+    def seconds(self, name: str) -> float:
+        """Total of a part."""
+        return sum(self.milliseconds(name)) / 1000
 
 
 class TimedModel:
@@ -72,6 +77,9 @@ class TimedModel:
 class TimedEngine(Engine):
     """The engine, with a clock on its parts.
 
+    The part "step" is a whole iteration: from its beginning to that of the next one, or to the end
+    of the loop. So the trace, the look for finished images and letting them go are within it.
+
     Args:
         model: as the engine's.
         config: as the engine's.
@@ -84,6 +92,7 @@ class TimedEngine(Engine):
     ) -> None:
         """Start the clock."""
         self.clock = Clock(model.device)
+        self.marks: list[Any] = []
         super().__init__(TimedModel(model, self.clock), config, prompts, seeds)
 
     def prefill(self) -> None:
@@ -93,9 +102,14 @@ class TimedEngine(Engine):
         self.clock.spans.pop("forward", None)
 
     def step(self, state: State) -> tuple[Band, Queries, Verdict]:
-        """One iteration, timed."""
-        with self.clock.part("step"):
-            return super().step(state)
+        """One iteration; the moment of its beginning is kept."""
+        self.marks.append(self.clock.now())
+        return super().step(state)
+
+    def now(self) -> float:
+        """The engine's clock, which it reads before its first iteration and after its last."""
+        self.clock.spans["step"] = list(pairwise([*self.marks, self.clock.now()]))
+        return super().now()
 
     def judge(
         self,
@@ -135,22 +149,38 @@ def weight_bytes(model: ImageModel) -> int:
     )
 
 
+def by_quarter(times: list[float]) -> list[float]:
+    """Median of each quarter of ``times``, of which there is at least one."""
+    bounds = [len(times) * quarter // 4 for quarter in range(5)]
+    return [median(times[begin : max(end, begin + 1)]) for begin, end in pairwise(bounds)]
+
+
 def measure(
     model: ImageModel,
     config: DecodeConfig,
     batch: int,
     repeats: int,
+    bytes_per_second: float,
 ) -> dict[str, Any]:
     """Decode a batch ``repeats`` times after one decoding to warm up.
 
+    Args:
+        model: to decode with.
+        config: the method.
+        batch: images decoded together.
+        repeats: timed decodings, at least 1.
+        bytes_per_second: the device's, from :func:`bandwidth`.
+
     Returns:
         Medians over the repeats: seconds of the batch, iterations, and milliseconds an iteration,
-        of which forward, verify and the rest (prepare: band, drafts, mask, probabilities,
-        commit); tokens fed an iteration and image; bytes of weights, cache, and on a GPU the peak.
+        of which forward, verify and the rest (prepare: band, drafts, mask, probabilities, commit,
+        trace, letting go of finished images), and in each quarter of the iterations; tokens fed
+        an iteration and image. Images a second; bytes of weights, cache, and on a GPU the peak;
+        the floor, which reads weights and cache once, and how many times longer an iteration is.
     """
     prompts, seeds = ["cat"] * batch, torch.arange(batch)
     cuda = model.device.type == "cuda"
-    runs = []
+    runs, quarters = [], []
     for _ in range(repeats + 1):
         if cuda:
             torch.cuda.reset_peak_memory_stats(model.device)
@@ -175,9 +205,15 @@ def measure(
                 "prepare_ms": parts["step"] - parts["forward"] - parts["verify"],
             }
         )
+        quarters.append(by_quarter(engine.clock.milliseconds("step")))
         del engine
     measured = {name: median(run[name] for run in runs[1:]) for name in runs[0]}
+    measured["quarter_ms"] = [median(times) for times in zip(*quarters[1:], strict=True)]
+    measured["images_per_second"] = batch / measured["seconds"]
     measured |= {"weight_bytes": weight_bytes(model), "cache_bytes": cache, "peak_bytes": None}
+    read = measured["weight_bytes"] + measured["cache_bytes"]
+    measured["floor_ms"] = 1000 * read / bytes_per_second
+    measured["times_floor"] = measured["step_ms"] / measured["floor_ms"]
     if cuda:
         measured["peak_bytes"] = torch.cuda.max_memory_allocated(model.device)
     return measured

@@ -136,11 +136,16 @@ def decoder_shape(
     return Shape(partial(decoder, config, grid, vocabulary, 32), guidance, top_k, context, config)
 
 
+EMOJI_LIKE = {
+    "emoji-64": llama(256, 768, 4, 4, 1024),
+    "emoji-96": llama(256, 768, 4, 4, 1024),
+    "emoji-128": llama(512, 1536, 6, 8, 1024),
+}
 JANUS = llama(2048, 5632, 24, 16, 102_400)
 LUMINA = llama(4096, 11_008, 32, 32, 65_536)
 
 SHAPES = {
-    **{name: Shape(partial(embedded, name), 2.5, 0, 4) for name in EMOJI},
+    **{name: Shape(partial(embedded, name), 2.5, 0, 4, EMOJI_LIKE[name]) for name in EMOJI},
     "llamagen-b": llamagen_shape(768, 12, 12, 32),
     "llamagen-l": llamagen_shape(1024, 24, 16, 32),
     "llamagen-xl": llamagen_shape(1280, 36, 20, 32),

@@ -1,12 +1,15 @@
 """The command line. Heavy imports wait until a command needs them."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pjd.config import DecodeConfig, ParameterError, check_integer
@@ -22,7 +25,9 @@ Prompts = Annotated[list[str] | None, typer.Argument(help="Captions.")]
 File = Annotated[
     Path | None, typer.Option("--file", help="More captions: .txt, COCO's .json or Parti's .tsv.")
 ]
-Model = Annotated[str, typer.Option(help="A model's name or folder: `pjd models`.")]
+Model = Annotated[
+    str, typer.Option(help="A name of `pjd models`, or a folder: an official one has that name.")
+]
 Images = Annotated[int, typer.Option(help="Images a caption.")]
 Seed = Annotated[int, typer.Option(help="Of the first image; one more for each further.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 1 = off.")]
@@ -31,8 +36,11 @@ TopK = Annotated[int | None, typer.Option(help="Likeliest codes kept, 0 = all.")
 TopP = Annotated[float | None, typer.Option(help="Probability kept, 1 = all.")]
 Context = Annotated[int | None, typer.Option(help="Codes the row above must have: the paper's c.")]
 Window = Annotated[int | None, typer.Option(help="Positions predicted a row.")]
-BatchSize = Annotated[int, typer.Option(help="Images decoded together.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Images decoded together; 1 for official checkpoints, else 64."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Compiled = Annotated[
     bool, typer.Option("--compiled", help="Compile the model: slow at first, then faster.")
@@ -57,7 +65,11 @@ def choice(text: str) -> tuple[str, Any]:
 
 
 def gather(prompts: list[str] | None, file: Path | None) -> list[str]:
-    """Captions of the command line, then those of a file; none may be empty."""
+    """Captions of the command line, then those of a file; none may be empty.
+
+    Raises:
+        ParameterError: if there are none, or naming the one that is no text.
+    """
     listed = list(prompts or [])
     if file is not None:
         from pjd.prompts import read
@@ -68,7 +80,58 @@ def gather(prompts: list[str] | None, file: Path | None) -> list[str]:
     for prompt in listed:
         if not prompt.strip():
             raise ParameterError("prompt", prompt, "must be a text that is not empty")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ParameterError("prompt", prompt, "must be UTF-8") from error
     return listed
+
+
+def together(model: str, batch_size: int | None) -> int:
+    """Images to decode together: as many as asked for, or what suits the model.
+
+    Raises:
+        ParameterError: if it is less than 1.
+    """
+    from pjd.models.registry import official
+
+    if batch_size is None:
+        # A second image of an official checkpoint may take gigabytes.
+        return 1 if official(model) else 64
+    check_integer("batch_size", batch_size, 1)
+    return batch_size
+
+
+@contextmanager
+def bar(images: int) -> Iterator[tuple[Callable[[float, int, float], None], Callable[[int], None]]]:
+    """One bar for all images of a command, where there is a terminal.
+
+    Yields:
+        What to tell of an image on its way, see :data:`pjd.generation.Progress`; and what to tell
+        how many images are finished, which is all that is known of several workers.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images{task.fields[pace]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        # Else what goes into a file would go to the terminal.
+        redirect_stdout=sys.stdout.isatty(),
+    ) as shown:
+        task = shown.add_task("", total=images, pace="")
+
+        def advance(more: float, steps: int, pace: float) -> None:
+            shown.update(task, advance=more, pace=f", {steps} steps, {pace:.1f} codes a step")
+
+        def finish(finished: int) -> None:
+            shown.update(task, completed=finished)
+
+        yield advance, finish
 
 
 def decode(
@@ -90,19 +153,24 @@ def decode(
     missing = [job for job in jobs if not (output / job.name).exists()]
     if len(missing) < len(jobs):
         typer.echo(f"{len(jobs) - len(missing)} of {len(jobs)} images are in {output} already")
-    failed = 0
-    for done, result in run(name, missing, method, options, **how) if missing else ():
-        if isinstance(result, Exception):
-            failed += len(done)
-            for job in done:
-                reason = (str(result) or type(result).__name__).splitlines()[0]
-                typer.echo(f"pjd: image {job.number} ({job.prompt[:60]!r}): {reason}", err=True)
-            continue
-        output.mkdir(parents=True, exist_ok=True)
-        save(output, done, result, name)
-        for index, job in enumerate(done):
-            caption = " ".join(job.prompt.split())
-            typer.echo(f"{output / job.name}: {caption} ({int(result.steps[index])} steps)")
+    if not missing:
+        return 0
+    finished = failed = 0
+    with bar(len(missing)) as (advance, finish):
+        for done, result in run(name, missing, method, options, progress=advance, **how):
+            finished += len(done)
+            finish(finished)
+            if isinstance(result, Exception):
+                failed += len(done)
+                for job in done:
+                    reason = (str(result) or type(result).__name__).splitlines()[0]
+                    typer.echo(f"pjd: image {job.number} ({job.prompt[:60]!r}): {reason}", err=True)
+                continue
+            output.mkdir(parents=True, exist_ok=True)
+            save(output, done, result, name)
+            for index, job in enumerate(done):
+                caption = " ".join(job.prompt.split())
+                typer.echo(f"{output / job.name}: {caption} ({int(result.steps[index])} steps)")
     return failed
 
 
@@ -122,16 +190,16 @@ def generate(
     top_p: TopP = None,
     seed: Seed = 0,
     choices: Choices = None,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     workers: Annotated[int, typer.Option(help="Processes; more than one need Ray.")] = 1,
-    device: Device = "cpu",
+    device: Device = None,
     dtype: Dtype = None,
     compiled: Compiled = False,
     output: Output = Path("out"),
 ) -> None:
     """Generate images. What is in the folder already is not made again."""
     from pjd.methods import configure
-    from pjd.models.registry import check_dtype, resolve
+    from pjd.models.registry import check_device, check_dtype, choose_device, resolve
 
     options = {
         **dict(map(choice, choices or [])),
@@ -145,12 +213,17 @@ def generate(
     }
     # Whatever is wrong fails here, before torch is imported and a model is loaded.
     configure(method, **options, seed=seed)
-    for name, value in (("images", images), ("batch_size", batch_size), ("workers", workers)):
+    for name, value in (("images", images), ("workers", workers)):
         check_integer(name, value, 1)
+    batch_size = together(model, batch_size)
     check_dtype(dtype)
+    check_device(device)
     listed = gather(prompts, file)
     name = resolve(model).name if model == "emoji" else model
     resolve(name)
+    if workers == 1 or device is None:
+        # Else it is Ray that knows the GPUs: they may be on other machines.
+        device = choose_device(device)
     failed = decode(
         name,
         listed,
@@ -164,7 +237,6 @@ def generate(
         device=device,
         dtype=dtype,
         compiled=compiled,
-        progress=sys.stderr.isatty(),
     )
     if failed:
         raise typer.Exit(1)
@@ -180,15 +252,15 @@ def compare(
     guidance: Guidance = None,
     temperature: Temperature = None,
     seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    device: Device = None,
     dtype: Dtype = None,
     compiled: Compiled = False,
     output: Output = Path("out"),
 ) -> None:
     """Decode the same captions and seeds by several methods: a table, and comparison.png."""
     from pjd.methods import configure
-    from pjd.models.registry import check_dtype, resolve
+    from pjd.models.registry import check_device, check_dtype, choose_device, resolve
 
     asked = {"guidance": guidance, "temperature": temperature, "seed": seed}
     options = {}
@@ -196,25 +268,22 @@ def compare(
         rows = configure(method).view == "rows"
         options[method] = {**asked, "context": context if rows else None}
         configure(method, **options[method])
-    check_integer("batch_size", batch_size, 1)
+    batch_size = together(model, batch_size)
     check_dtype(dtype)
+    check_device(device)
     listed = gather(prompts, file)
     resolve(model)
+    device = choose_device(device)
     from pjd.generation import generate as run
     from pjd.models.registry import load
 
     loaded = load(model, device, dtype, compiled)
-    results = {
-        method: run(
-            loaded,
-            listed,
-            method,
-            batch_size=batch_size,
-            progress=sys.stderr.isatty(),
-            **options[method],
-        )
-        for method in options
-    }
+    results = {}
+    with bar(len(options) * len(listed)) as (advance, _):
+        for method, chosen in options.items():
+            results[method] = run(
+                loaded, listed, method, batch_size=batch_size, progress=advance, **chosen
+            )
     from pjd.figures import image_rows, style
 
     style()
@@ -233,7 +302,7 @@ def compare(
         table.add_row(
             method,
             f"{steps:.1f}",
-            f"{loaded.grid.codes / steps:.2f}x",
+            f"{loaded.grid.length / steps:.2f}x",
             f"{result.trace.fed.double().sum() / result.steps.sum():.1f}",
             f"{result.seconds / len(listed):.2f}",
         )
@@ -243,24 +312,33 @@ def compare(
 
 @app.command()
 def models() -> None:
-    """List the models: what is on disk, the grid, the paper's context tokens, where to get it."""
+    """List the models: what is on disk, grid, the paper's context tokens, defaults, and source."""
+    import json
+
     from pjd.models.catalogue import CATALOGUE
     from pjd.models.registry import EMOJI, available
     from pjd.paths import WEIGHTS
 
+    def defaults(sampling: dict[str, float | int]) -> str:
+        return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
+
     table = Table(title=f"models in {WEIGHTS}")
-    for head in ("name", "on disk", "codes", "c", "from"):
+    for head in ("name", "on disk", "codes", "c", "sampling", "from"):
         table.add_column(head, overflow="fold")
     there = available()
     for name in reversed(EMOJI):
         side = int(name.removeprefix("emoji-")) // 4
         source = "`dvc pull`, or `make train NAME=" + name + "`"
-        table.add_row(name, "yes" if name in there else "no", f"{side}x{side}", "4", source)
+        described = WEIGHTS / name / "model.json"
+        sampling = json.loads(described.read_text())["sampling"] if name in there else {}
+        on_disk = "yes" if name in there else "no"
+        table.add_row(name, on_disk, f"{side}x{side}", "4", defaults(sampling), source)
     for name, official in CATALOGUE.items():
-        there_too = "yes" if (WEIGHTS / name).is_dir() else "no"
+        on_disk = "no" if official.missing(WEIGHTS / name) else "yes"
         size = f"{official.rows}x{official.columns}"
         source = f"{official.source}; {official.guide}"
-        table.add_row(name, there_too, size, str(official.context), source)
+        context, sampling = str(official.context), defaults(official.sampling)
+        table.add_row(name, on_disk, size, context, sampling, source)
     Console().print(table)
 
 

@@ -1,14 +1,22 @@
 """The door of transformers: ``model.generate(**inputs, custom_generate=pjd.decoding(...))``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
 from transformers.generation import (
+    EosTokenCriteria,
     GenerateDecoderOnlyOutput,
+    MaxLengthCriteria,
     PrefixConstrainedLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -34,6 +42,12 @@ KNOWN = (
 """What may be asked of ``generate`` besides: sampling, guidance, and the format of an image, which
 is kept anyway."""
 
+LENGTHS = (MaxLengthCriteria, EosTokenCriteria)
+"""What ``generate`` stops a text by, of itself. An image is as long as its format says."""
+
+UNKNOWN = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+"""What ``generate`` may be asked to return besides tokens, which a decoder does not keep."""
+
 
 def rows_of(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
     """The tokens [batch, length] of each sequence, without padding."""
@@ -42,18 +56,27 @@ def rows_of(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
     return [row[shown].tolist() for row, shown in zip(ids, mask.bool(), strict=True)]
 
 
-def sampling(generation: GenerationConfig, processors: LogitsProcessorList) -> dict[str, Any]:
-    """The decoder's options that transformers' own settings stand for.
+def check_kinds(name: str, values: list[Any], kinds: tuple[type, ...]) -> None:
+    """Raise :class:`ParameterError` unless each of ``values`` is one of ``kinds``."""
+    for value in values:
+        if not isinstance(value, kinds):
+            allowed = ", ".join(kind.__name__ for kind in kinds)
+            raise ParameterError(name, type(value).__name__, f"must be one of {allowed}")
 
-    Raises:
-        ParameterError: if there is a logits processor that no option stands for.
-    """
-    for processor in processors:
-        if not isinstance(processor, KNOWN):
-            known = ", ".join(kind.__name__ for kind in KNOWN)
-            name = type(processor).__name__
-            raise ParameterError("logits_processor", name, f"must be one of {known}")
-    chosen = {"guidance": generation.guidance_scale or 1.0}
+
+def check_outputs(generation: GenerationConfig) -> None:
+    """Raise :class:`ParameterError` if more than tokens is to be returned, or beams searched."""
+    for name in UNKNOWN:
+        if getattr(generation, name):
+            raise ParameterError(name, True, "must be False: tokens alone are returned")
+    if (generation.num_beams or 1) > 1:
+        raise ParameterError("num_beams", generation.num_beams, "must be 1")
+
+
+def sampling(generation: GenerationConfig) -> dict[str, Any]:
+    """The decoder's options that transformers' own settings stand for."""
+    guidance = generation.guidance_scale
+    chosen = {} if guidance is None else {"guidance": guidance}
     if not generation.do_sample:
         return {**chosen, "temperature": 0.0}
     return {
@@ -69,10 +92,16 @@ def decoding(
 ) -> Callable[..., Tensor | GenerateDecoderOnlyOutput]:
     """A decoding loop for ``generate(custom_generate=...)`` of a transformers image model.
 
+    The model is left as it was: its training mode, gradients and attention come back.
+
     The prompt must end with the token before the first image code. Returned are the prompt and
     the image's tokens, row ends included, as ``generate`` would; ``max_new_tokens`` is not asked,
     since the format says how long an image is. Guidance, temperature, top-k, top-p and
     ``do_sample`` are those of ``generate`` unless given here; so is ``negative_prompt_ids``.
+    Janus' ``generate`` withholds ``guidance_scale`` and ``logits_processor``: give ``guidance``
+    here, or have the one in its ``generation_config``. What a decoder has no use for is refused
+    (``stopping_criteria``, ``output_scores`` and the like), but a ``streamer``, which transformers
+    withholds, gets the prompt and nothing more.
 
     Args:
         method: a key of :data:`pjd.methods.PRESETS`.
@@ -82,7 +111,8 @@ def decoding(
 
     Raises:
         ParameterError: for an option that is not allowed, at once; for a model or a prompt that
-            is not, or a logits processor that no option stands for, when generating.
+            is not, a logits processor that no option stands for, stopping criteria, or outputs
+            other than tokens, when generating.
     """
     # What is wrong by itself is refused before a prompt is read.
     configure(method, seed=seed, **options)
@@ -91,6 +121,7 @@ def decoding(
         model: PreTrainedModel,
         input_ids: Tensor,
         logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         **inputs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
@@ -99,19 +130,42 @@ def decoding(
         if kind not in FAMILIES:
             allowed = f"must be one of {', '.join(FAMILIES)}; others: docs/your_own_model.md"
             raise ParameterError("model_type", kind, allowed)
-        asked = sampling(generation_config, logits_processor)
-        config = configure(method, seed=seed, **{**asked, **options})
+        check_kinds("logits_processor", logits_processor, KNOWN)
+        check_kinds("stopping_criteria", stopping_criteria, LENGTHS)
+        check_outputs(generation_config)
         conditional = rows_of(input_ids, inputs.get("attention_mask"))
+        numbers = check_seeds(seeds, seed, len(conditional))
         family = import_module(f"pjd.models.{kind}")
-        wrapped, closing = family.wrap(model, conditional, negative_prompts(logits_processor))
-        tokens = decode_all(wrapped, config, check_seeds(seeds, seed, len(conditional)))
-        end = tokens.new_tensor(closing).expand(len(tokens), -1)
+        with borrowed(model):
+            wrapped = family.wrap(model, conditional, negative_prompts(logits_processor))
+            asked = {"guidance": wrapped.guidance, **sampling(generation_config), **options}
+            tokens = decode_all(wrapped.model, configure(method, seed=seed, **asked), numbers)
+        end = tokens.new_tensor(wrapped.closing).expand(len(tokens), -1)
         sequences = torch.cat([input_ids, tokens, end], dim=1)
         if generation_config.return_dict_in_generate:
             return GenerateDecoderOnlyOutput(sequences=sequences)
         return sequences
 
     return decode
+
+
+@contextmanager
+def borrowed(model: PreTrainedModel) -> Iterator[None]:
+    """Afterwards the training mode, gradients and attention of ``model`` are as before."""
+    training = {module: module.training for module in model.modules()}
+    gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    parts = [module for module in training if isinstance(module, PreTrainedModel)]
+    attention = [part.config._attn_implementation for part in parts]
+    try:
+        yield
+    finally:
+        for module, value in training.items():
+            module.training = value
+        for parameter, value in gradients.items():
+            parameter.requires_grad_(value)
+        # A whole sets its parts too, and comes before them.
+        for part, value in zip(parts, attention, strict=True):
+            part.set_attn_implementation(value)
 
 
 def negative_prompts(processors: LogitsProcessorList) -> list[list[int]] | None:

@@ -1,6 +1,7 @@
 """What is on this machine: versions, GPUs, memory, weights; and what will not work, and why."""
 
 import os
+import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+import pjd
 from pjd.models.catalogue import CATALOGUE
 from pjd.models.registry import EMOJI, available
 from pjd.paths import DATA, ROOT, WEIGHTS
@@ -32,7 +34,7 @@ class Finding(NamedTuple):
 def packages() -> Finding:
     """Versions of what results depend on."""
     names = ("torch", "transformers", "torchmetrics", "dvc", "papermill")
-    found, missing = [], []
+    found, missing = [f"Python {platform.python_version()}", f"pjd {pjd.__version__}"], []
     for name in names:
         try:
             found.append(f"{name} {version(name)}")
@@ -43,49 +45,65 @@ def packages() -> Finding:
     return Finding(True, "packages", ", ".join(found))
 
 
+def main_memory() -> float:
+    """GiB of the machine, GPUs not counted."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+
+
+def gpu_memory() -> list[float]:
+    """GiB of each CUDA device."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_properties(n).total_memory / GIB for n in range(count)]
+
+
 def processor() -> Finding:
     """Cores and memory of the machine."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    memory = main_memory()
     free = shutil.disk_usage(ROOT).free / GIB
     text = f"{os.cpu_count()} cores, {memory:.0f} GiB memory, {free:.0f} GiB free on disk"
     return Finding(memory >= 4 and free >= 4, "machine", text)
 
 
 def gpus() -> list[Finding]:
-    """CUDA devices; none is no fault, but says what it costs."""
-    if not torch.cuda.is_available():
-        text = "none: embedded models run on the CPU, a 7B checkpoint would take minutes a forward"
-        return [Finding(True, "GPU", text)]
-    found = []
-    for number in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(number)
-        memory = properties.total_memory / GIB
-        fits = "any checkpoint" if memory >= 22 else "no 7B checkpoint in bfloat16 (needs 22 GiB)"
-        found.append(Finding(True, "GPU", f"{properties.name}, {memory:.0f} GiB: fits {fits}"))
-    return found
+    """CUDA devices; none is no fault, but says why and what it costs."""
+    found = [
+        Finding(True, "GPU", f"{torch.cuda.get_device_name(number)}, {memory:.0f} GiB")
+        for number, memory in enumerate(gpu_memory())
+    ]
+    if found:
+        return found
+    cpu_only = torch.version.cuda is None
+    why = f"torch {torch.__version__} is built for the CPU" if cpu_only else "torch finds none"
+    costs = "--device cuda is refused, and a 7B checkpoint would take minutes a forward"
+    return [Finding(True, "GPU", f"none ({why}): {costs}")]
 
 
 def weights() -> list[Finding]:
-    """Which models are on disk, and where to get the others."""
+    """Which models are on disk, what they need and lack, and where to get the others."""
     there = available()
     found = [
         Finding(
             bool(there),
             "embedded models",
-            f"{', '.join(there)} of {', '.join(EMOJI)}" if there else "none: run `make data`",
+            f"{', '.join(there)} of {', '.join(EMOJI)}; any memory will do"
+            if there
+            else "none: run `make data`",
         )
     ]
+    room = max(gpu_memory(), default=main_memory())
     for name, official in CATALOGUE.items():
         folder = WEIGHTS / name
-        beside = [path for path in official.beside.values() if not (WEIGHTS / path).exists()]
+        missing = official.missing(folder)
+        fits = official.memory <= room
+        needs = f"needs {official.memory} GiB" + ("" if fits else f", more than {room:.0f} here")
         if not folder.is_dir():
-            text = f"not there; {official.source}, files: {official.guide}"
+            text = f"not there; {needs}; {official.source}, files: {official.guide}"
             found.append(Finding(True, name, text))
-        elif beside:
-            text = f"needs {', '.join(beside)} in {WEIGHTS} too: {official.guide}"
+        elif missing:
+            text = f"no {', '.join(missing)} in {folder}: {official.guide}; {needs}"
             found.append(Finding(False, name, text))
         else:
-            found.append(Finding(True, name, f"in {folder}"))
+            found.append(Finding(fits, name, f"in {folder}; {needs}"))
     return found
 
 
@@ -100,7 +118,11 @@ def pipeline() -> list[Finding]:
             shutil.which("git") is not None, "git", "provenance stamps name the commit with it"
         ),
         Finding(
-            True, "Ray", "there" if several else "not there: one worker; pip install 'pjd[ray]'"
+            True,
+            "Ray",
+            "there"
+            if several
+            else "not there: --workers above 1 are refused; pip install 'pjd[ray]'",
         ),
     ]
 

@@ -57,6 +57,8 @@ def image_rows(
         titles: one a column.
         notes: label to texts under the images of that row.
     """
+    # A prompt with dollar signs is no formula.
+    text = {"parse_math": False}
     columns = len(titles)
     figure, axes = plt.subplots(
         len(rows),
@@ -71,11 +73,11 @@ def image_rows(
             axis.set_xticks([])
             axis.set_yticks([])
             axis.grid(False)
-            axis.set_xlabel(notes[label][place], fontsize=8, labelpad=2)
+            axis.set_xlabel(notes[label][place], fontsize=8, labelpad=2, **text)
             if place == 0:
-                axis.set_ylabel(label, fontsize=10)
+                axis.set_ylabel(label, fontsize=10, **text)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=7.5)
+        axis.set_title(title, fontsize=7.5, **text)
     return figure
 
 
@@ -128,6 +130,7 @@ NAMES = {
     "jacobi": "Jacobi",
     "sjd": "SJD",
     "mc-sjd": "MC-SJD",
+    "mc-sjd-gumbel": "MC-SJD, shared Gumbel noise, W=16",
     "gsd": "GSD",
     "zipar": "ZipAR",
     "zipar-adaptive": "ZipAR, adaptive",

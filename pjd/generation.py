@@ -1,6 +1,6 @@
 """The public door: prompts in, images out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -76,11 +76,27 @@ def check_seeds(seeds: Sequence[int] | None, first: int, count: int) -> Tensor:
     return torch.tensor(seeds)
 
 
-def advance(bar: tqdm, before: int, images: int, codes: int, forwards: int) -> None:
-    """Show what a batch has come to: its forwards, and codes an image gained in each."""
-    bar.update(codes)
-    per_step = (bar.n - before) / images / forwards
-    bar.set_postfix(steps=forwards, codes_per_step=f"{per_step:.1f}")
+Progress = Callable[[float, int, float], None]
+"""Told now and then of a batch: how many images more are done (a part of one, that is), forwards
+so far, and codes that an image gained in each of them."""
+
+
+def follow(tell: Progress, images: int, length: int) -> Callable[[int, int], None]:
+    """What an engine tells of ``images`` of ``length`` codes, so that ``tell`` is told."""
+    gained = 0
+
+    def follower(codes: int, forwards: int) -> None:
+        nonlocal gained
+        gained += codes
+        tell(codes / length, forwards, gained / images / forwards)
+
+    return follower
+
+
+def show(bar: tqdm, length: int, images: float, forwards: int, pace: float) -> None:
+    """Move on a bar that counts the codes of images of ``length`` codes."""
+    bar.update(round(images * length))
+    bar.set_postfix(steps=forwards, codes_per_step=f"{pace:.1f}")
 
 
 def generate(
@@ -90,7 +106,7 @@ def generate(
     *,
     batch_size: int = 64,
     seeds: Sequence[int] | None = None,
-    progress: bool = False,
+    progress: bool | Progress = False,
     **options: Any,
 ) -> Result:
     """Generate one image a prompt.
@@ -101,7 +117,7 @@ def generate(
         method: a key of :data:`pjd.methods.PRESETS`.
         batch_size: images decoded together; no result depends on it.
         seeds: one an image; None: the option ``seed`` for the first, one more for each further.
-        progress: show a progress bar.
+        progress: show a progress bar; or what to tell of progress instead.
         options: of :class:`pjd.config.DecodeConfig`, such as ``context=4, seed=0``; what is not
             given is the model's own default, then the method's.
 
@@ -115,13 +131,15 @@ def generate(
     check(config, model, prompts)
     numbers = check_seeds(seeds, config.seed, len(prompts))
     parts = []
+    length = model.grid.length
     with tqdm(
-        total=len(prompts) * model.grid.length, desc=method, unit="code", disable=not progress
+        total=len(prompts) * length, desc=method, unit="code", disable=progress is not True
     ) as bar:
+        tell = progress if callable(progress) else partial(show, bar, length)
         for first in range(0, len(prompts), batch_size):
             chunk = slice(first, first + batch_size)
-            progressed = partial(advance, bar, bar.n, len(prompts[chunk]))
-            parts.append(Engine(model, config, prompts[chunk], numbers[chunk]).run(progressed))
+            engine = Engine(model, config, prompts[chunk], numbers[chunk])
+            parts.append(engine.run(follow(tell, len(prompts[chunk]), length)))
     tokens = torch.cat([part.tokens for part in parts])
     trace = Trace.join([part.trace for part in parts])
     return Result(

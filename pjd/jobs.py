@@ -12,7 +12,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 from pjd.config import DecodeConfig, ParameterError
-from pjd.generation import Result, generate
+from pjd.generation import Progress, Result, generate
 from pjd.models.base import ImageModel
 from pjd.models.registry import load
 
@@ -75,11 +75,16 @@ def save(folder: Path, jobs: list[Job], result: Result, model: str) -> None:
 
 
 def attempt(
-    model: ImageModel, jobs: list[Job], method: str, options: dict[str, Any], progress: bool = False
+    model: ImageModel,
+    jobs: list[Job],
+    method: str,
+    options: dict[str, Any],
+    progress: bool | Progress = False,
 ) -> Iterator[Outcome]:
     """Do ``jobs`` together or, if that fails, one by one."""
+    outcome: Result | Exception | None = None
     try:
-        result = generate(
+        outcome = generate(
             model,
             [job.prompt for job in jobs],
             method,
@@ -91,12 +96,16 @@ def attempt(
     # Whatever fails for one image, a shortage of memory among it, must not lose the others.
     except Exception as error:
         if len(jobs) == 1:
-            yield jobs, error
-        else:
-            for job in jobs:
-                yield from attempt(model, [job], method, options, progress)
-    else:
-        yield jobs, result
+            # Its traceback would keep all tensors of the image.
+            outcome = error.with_traceback(None)
+    if outcome is not None:
+        yield jobs, outcome
+        return
+    # Only here, after the except block, are the tensors of the failed batch let go.
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    for job in jobs:
+        yield from attempt(model, [job], method, options, progress)
 
 
 def run(
@@ -107,7 +116,7 @@ def run(
     *,
     batch_size: int = 64,
     workers: int = 1,
-    progress: bool = False,
+    progress: bool | Progress = False,
     **loading: Any,
 ) -> Iterator[Outcome]:
     """Do ``jobs``, in batches.
@@ -120,14 +129,14 @@ def run(
         batch_size: most images done together.
         workers: processes, each with its own model and, with ``device`` "cuda", its own GPU; more
             than one need Ray, on this machine or on the cluster that RAY_ADDRESS names.
-        progress: show a bar a batch, with one worker.
+        progress: see :func:`pjd.generate`; several workers tell nothing.
         loading: options of :func:`pjd.load`.
 
     Yields:
         Outcomes, in the order in which they come.
 
     Raises:
-        ParameterError: if several workers are wanted and Ray is not there.
+        ParameterError: if several workers are wanted and Ray, or a GPU for each, is not there.
     """
     batches = [jobs[first : first + batch_size] for first in range(0, len(jobs), batch_size)]
     if workers > 1:
@@ -177,6 +186,9 @@ def run_remote(
 
     Yields:
         Outcomes, in the order in which they come.
+
+    Raises:
+        ParameterError: if Ray, or a GPU for each worker, is not there.
     """
     try:
         import ray
@@ -188,14 +200,19 @@ def run_remote(
     if own:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
     threads = max(1, (os.cpu_count() or 1) // workers)
+    each = int(loading.get("device") == "cuda")
     # A worker that is lost for good (killed four times over one batch) is that batch's failure.
     remote = ray.remote(
         num_cpus=0,
-        num_gpus=int(loading.get("device") == "cuda"),
+        num_gpus=each,
         max_restarts=-1,
         max_task_retries=3,
     )(Worker)
     try:
+        # A worker without a GPU of its own would be waited for, for ever.
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if each * workers > gpus:
+            raise ParameterError("workers", workers, f"more than the {gpus} GPUs that Ray has")
         idle = [remote.remote(name, loading, threads) for _ in range(workers)]
         if started is not None:
             started(ray.get([worker.process.remote() for worker in idle]))

@@ -45,7 +45,8 @@ def coco(path: Path) -> pd.DataFrame:
 
 def parti(path: Path) -> pd.DataFrame:
     """PartiPrompts.tsv, its prompts with their categories as groups."""
-    listed = pd.read_csv(path, sep="\t", quoting=3)
+    # A prompt may be a number, or a word that pandas would take for a missing value.
+    listed = pd.read_csv(path, sep="\t", quoting=3, dtype=str, keep_default_na=False)
     return pd.DataFrame({"prompt": listed["Prompt"], "group": listed["Category"]})
 
 

@@ -17,8 +17,10 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pjd.grid import Grid
+from pjd.models.base import ImageModel
 from pjd.models.chameleon import VQ, Format, anole, assemble, lumina
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.decoder import DecoderModel, code_head
@@ -136,9 +138,24 @@ def save_checkpoint(
     save_file(tensors, folder / "model.safetensors")
     tokenizer().save(str(folder / "tokenizer.json"))
     pictures = model.pixels.state_dict()
-    unused = {f"{part}weight": torch.zeros(1) for part in UNUSED}
+    # What reads images, and what trained it.
+    known = language.model.vqmodel.state_dict().items()
+    unused = {name: tensor for name, tensor in known if name.startswith(UNUSED)}
+    unused["loss.weight"] = torch.zeros(1)
     torch.save({"state_dict": {**pictures, **unused}}, folder / "vqgan.ckpt")
     return tensors, pictures
+
+
+class Writer(ChameleonForConditionalGeneration):
+    """A Chameleon whose ``generate`` may write images: the original forbids their tokens."""
+
+    def forward(
+        self, input_ids: Tensor, logits_to_keep: int = 0, **inputs: object
+    ) -> CausalLMOutputWithPast:
+        """Logits of the whole vocabulary."""
+        out = self.model(input_ids=input_ids, **inputs)
+        logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
 
 
 def sequence(model: DecoderModel, prompt: list[int], codes: Tensor) -> Tensor:
@@ -156,6 +173,29 @@ def plain_logits(model: DecoderModel, language: PreTrainedModel, tokens: Tensor)
     """Logits [length, codes] of plain transformers, restricted to image codes."""
     hidden = language.model(input_ids=tokens, use_cache=False).last_hidden_state[0]
     return language.lm_head(hidden)[:, model.tokens[: model.vocabulary]]
+
+
+@torch.no_grad()
+def logits_by_column(
+    model: ImageModel, x: Tensor, mask: Tensor, prefix: int, stride: int
+) -> Tensor:
+    """Logits [1, length, codes] of inputs [1, length, dim] through the slots of a cache.
+
+    The mask bool [1, 1, length, length] is that of the raster order.
+    The image is fed by columns instead of rows, ``stride`` inputs a row, a few at a time. Once
+    more than there are layers, each pass through all: in the last one, all that an input sees was
+    written in full sight of what is before it.
+    """
+    length = x.shape[1]
+    by_column = prefix + torch.arange(length - prefix).view(-1, stride).T.flatten()
+    order = torch.cat([torch.arange(prefix), by_column])
+    cache = model.cache(1, length)
+    for _ in range(len(cache.keys) + 1):
+        parts = [
+            model.forward(x[:, place], place[None], mask[..., place, :], cache.at(place[None]))
+            for place in order.split(4)
+        ]
+    return torch.cat(parts, dim=1)[:, order.argsort()]
 
 
 def greedy(

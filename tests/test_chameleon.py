@@ -9,6 +9,7 @@ from backbones import (
     ANOLE,
     CODES,
     LUMINA,
+    Writer,
     chameleon_config,
     greedy,
     save_checkpoint,
@@ -22,6 +23,7 @@ from transformers.models.chameleon.modeling_chameleon import (
     ChameleonVQVAEEncoderResnetBlock,
 )
 
+import pjd
 from pjd.generation import generate
 from pjd.methods import configure
 from pjd.models import chameleon
@@ -89,6 +91,37 @@ def test_image_codes_are_read_from_the_names():
         assert int("".join(digits)) == code
     with pytest.raises(ValueError, match=r"11 image tokens, the VQGAN 12 codes"):
         image_tokens(language, 12)
+
+
+@pytest.mark.parametrize("written", [LUMINA, ANOLE], ids=["lumina", "anole"])
+def test_greedy_ar_equals_generate_held_to_the_structure_of_an_image(written):
+    model, language = tiny_chameleon(written)
+    own = Writer(language.config).eval()
+    own.load_state_dict(language.state_dict())
+    codes, stride = model.tokens[: model.vocabulary].tolist(), model.grid.stride
+    images = []
+    for text in ("cat", "red dog"):
+        ids = torch.tensor([model.prompt(text, True)])
+
+        def allowed(_: int, tokens: torch.Tensor, before: int = ids.shape[1]) -> list[int]:
+            column = (len(tokens) - before) % stride
+            return [model.grid.row_end] if column == model.grid.columns else codes
+
+        out = own.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=model.grid.length,
+            prefix_allowed_tokens_fn=allowed,
+            negative_prompt_ids=torch.tensor([model.prompt(text, False)]),
+            guidance_scale=3.0,
+            do_sample=False,
+            pad_token_id=47,
+        )
+        images.append(out[0, ids.shape[1] :].unflatten(0, (model.grid.rows, stride)))
+    expected = torch.stack(images)[..., : model.grid.columns].flatten(1)
+    assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
+    result = generate(model, ["cat", "red dog"], "ar", temperature=0, guidance=3.0)
+    assert torch.equal(model.tokens[result.tokens], expected)
 
 
 def test_the_other_order_of_norms_gives_plain_logits_too():
@@ -182,8 +215,8 @@ def saved(tmp_path, monkeypatch):
     """
     monkeypatch.setitem(FORMATS, "tiny", LUMINA)
     model, language = tiny_chameleon(LUMINA)
-    tensors, pictures = save_checkpoint(tmp_path, model, language)
-    return tmp_path, tensors, pictures
+    tensors, pictures = save_checkpoint(tmp_path / "tiny", model, language)
+    return tmp_path / "tiny", tensors, pictures
 
 
 def load(folder, vq="vqgan.ckpt", dtype=torch.float32):
@@ -322,8 +355,61 @@ def test_what_is_missing_is_said(saved):
     with pytest.raises(ValueError, match=r"config\.json has no vocabulary_map"):
         load(folder)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+    with pytest.raises(FileNotFoundError, match=rf"{folder.name}.tokenizer\.json"):
         load(folder)
+
+
+def test_the_tokenizer_of_768_serves_those_that_come_without(saved):
+    folder = saved[0]
+    beside = folder.parent / "lumina-mgpt-7b-768"
+    beside.mkdir()
+    (folder / "tokenizer.json").rename(beside / "tokenizer.json")
+    assert load(folder).prompt("cat", True)[1:5] == [40, 3, 40, 4]
+
+
+def test_a_converted_checkpoint_goes_through_the_door_of_transformers(saved):
+    folder, target = saved[0], saved[0].parent / "converted"
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        ChameleonForConditionalGeneration.from_pretrained(folder)
+    chameleon.convert(folder, target, folder / "vqgan.ckpt")
+    language, report = ChameleonForConditionalGeneration.from_pretrained(
+        target, output_loading_info=True
+    )
+    assert not any(report.values())
+    model = load(folder)
+    # Group acceptance compares the vectors of the codes. The negative prompt is Lumina-mGPT's.
+    for method, prompts in (("pjd-plus", ["cat", "dog"]), ("gsd", ["red fox cat"])):
+        ids = torch.tensor([model.prompt(text, True) for text in prompts])
+        out = language.generate(
+            ids,
+            custom_generate=pjd.decoding(method, seed=4),
+            pad_token_id=47,
+            do_sample=True,
+            top_k=5,
+            guidance_scale=2.0,
+        )
+        expected = generate(model, prompts, method, seed=4, guidance=2.0, top_k=5)
+        image = out[:, ids.shape[1] :].unflatten(1, (model.grid.rows, -1))
+        assert (image[..., -1] == model.grid.row_end).all()
+        assert torch.equal(image[..., :-1].flatten(1), model.tokens[expected.tokens])
+    # Pixels as the documentation has them.
+    vq = chameleon.load_vq(folder / "vqgan.ckpt", language.config)
+    codes = image[..., :-1].cpu().clone().apply_(language.model.vocabulary_mapping.bpe2img.get)
+    assert torch.equal(vq(codes), model.decode(expected.tokens))
+
+
+def test_what_cannot_be_converted_is_refused_by_name(saved):
+    folder, target = saved[0], saved[0].parent / "converted"
+    with pytest.raises(pjd.ParameterError, match=r"target = .*: must be a new folder"):
+        chameleon.convert(folder, folder)
+    with pytest.raises(ValueError, match="no image decoder: say where it is, as vq"):
+        chameleon.convert(folder, target)
+    held = torch.load(folder / "vqgan.ckpt", weights_only=True)
+    del held["state_dict"]["quant_conv.bias"]
+    torch.save(held, folder / "vqgan.ckpt")
+    with pytest.raises(ValueError, match=r"missing model\.vqmodel\.quant_conv\.bias$"):
+        chameleon.convert(folder, target, folder / "vqgan.ckpt")
+    assert not target.exists()
 
 
 def test_fields_and_spellings_of_older_configurations_are_read(saved):

@@ -1,12 +1,18 @@
 """The command line: what is asked, made, skipped and refused."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+import torch
+from click import unstyle
 from PIL import Image
+from rich.progress import Progress
 from tiny import tiny_model
 from typer.testing import CliRunner
 
+from pjd import doctor
 from pjd.cli import app
 from pjd.config import ParameterError
 from pjd.models import registry
@@ -74,6 +80,10 @@ def test_any_caption_is_made_into_an_image_and_shown_in_one_line(tiny, caption, 
         (["cat", "--images", "0"], "images = 0"),
         (["cat", "--workers", "0"], "workers = 0"),
         (["cat", "--dtype", "int8"], "dtype = 'int8'"),
+        (["cat", "--batch-size", "0"], "batch_size = 0"),
+        (["cat", "--device", "foo"], "device = 'foo': must be one of cpu, cuda"),
+        (["cat", "--device", "foo", "--workers", "2"], "device = 'foo': must be one of cpu, cuda"),
+        (["red", "caf\udce9"], "prompt = 'caf\\udce9': must be UTF-8"),
         (["cat", "--set", "stand_in"], "--set = 'stand_in'"),
         (["cat", "--set", "stand_in=left"], "stand_in = 'left'"),
         (["--file", "absent.txt"], "no file absent.txt"),
@@ -85,6 +95,103 @@ def test_what_is_not_allowed_is_refused_before_a_model_loads(tiny, monkeypatch, 
     assert isinstance(done.exception, ParameterError | FileNotFoundError)
     assert message in str(done.exception) and "\n" not in str(done.exception)
     assert not (tiny / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "compare"])
+def test_a_gpu_that_is_not_there_is_refused(tiny, monkeypatch, command):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(registry, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("pjd.jobs.load", registry.load)
+    done = run(app, [command, "cat", "--device", "cuda"])
+    assert str(done.exception) == "device = 'cuda': must be cpu: torch finds no GPU here"
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "asked", "expected"),
+    [
+        ("emoji", False, [], (64, "cpu")),
+        ("emoji", True, [], (64, "cuda")),
+        ("anole-7b", True, [], (1, "cuda")),
+        ("/elsewhere/anole-7b", True, ["--device", "cpu", "--batch-size", "3"], (3, "cpu")),
+        ("/elsewhere/anole-7b", False, [], (1, "cpu")),
+        # Ray's GPUs may be on other machines.
+        ("emoji", False, ["--device", "cuda", "--workers", "2"], (64, "cuda")),
+    ],
+)
+def test_a_gpu_is_used_if_there_is_one_and_large_models_decode_one_image_at_a_time(
+    tiny, monkeypatch, model, gpu, asked, expected
+):
+    used = []
+
+    def record(*_, batch_size, device, **__):
+        used.append((batch_size, device))
+        return []
+
+    monkeypatch.setattr("pjd.jobs.run", record)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    done = run(app, ["generate", "cat", "--model", model, *asked])
+    assert done.exit_code == 0, done.output
+    assert used == [expected]
+
+
+def test_torch_is_not_imported_for_help_a_list_or_a_refusal():
+    script = """
+import sys
+from typer.main import get_command
+from typer.testing import CliRunner
+from pjd.cli import app
+listed = [["--help"], ["models"], *([name, "--help"] for name in get_command(app).commands)]
+refused = [["cat", "--model", "none"], ["cat", "--device", "foo"], ["cat", "--context", "0"], [" "]]
+for arguments in (*listed, *(["generate", *more] for more in refused)):
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code == 0) == (arguments in listed), (arguments, done.output)
+    assert "torch" not in sys.modules, arguments
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Let rich take what it writes to for a terminal, and draw whatever it is told at once."""
+    update = Progress.update
+    monkeypatch.setattr(Progress, "update", lambda *to, **what: update(*to, **what, refresh=True))
+    for name, value in {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--method", "zipar", "--batch-size", "2"],
+        ["compare", "--methods", "zipar", "--batch-size", "2"],
+    ],
+)
+def test_one_bar_shows_all_images_steps_codes_a_step_and_time_left(tiny, terminal, command):
+    done = run(app, [command[0], "cat", "dog", "red", *command[1:]])
+    assert done.exit_code == 0, done.output
+    drawn = unstyle(done.stderr)
+    # Of a 4x4 grid, with whole rows of context: one code an image in each of 16 steps.
+    for shown in ("0/3 images -:--:-- left", "1/3 images, 8 steps, 1.0 codes", "3/3 images, 16 st"):
+        assert shown in drawn
+    assert "2/3 images, 15 steps, 1.0 codes a step 0:00:0" in drawn
+    assert "codes a step" not in done.stdout
+
+
+def test_without_a_terminal_there_is_no_bar(tiny):
+    assert run(app, ["generate", "cat", "--method", "zipar"]).stderr == ""
+
+
+def test_the_bar_moves_by_images_that_several_workers_finish(tiny, terminal, monkeypatch):
+    def remote(name, batches, *_):
+        for batch in batches:
+            yield batch, RuntimeError("lost")
+
+    monkeypatch.setattr("pjd.jobs.run_remote", remote)
+    arguments = ["generate", "cat", "dog", "red", "--workers", "2", "--batch-size", "1"]
+    done = run(app, arguments)
+    assert done.exit_code == 1
+    assert all(f"{count}/3 images" in unstyle(done.stderr) for count in (0, 1, 2, 3))
 
 
 def test_a_failing_caption_is_named_and_the_others_are_made(tiny, monkeypatch):
@@ -124,6 +231,48 @@ def test_models_and_doctor_name_every_checkpoint(monkeypatch):
         assert (registry.WEIGHTS.parent / official.guide).exists()
 
 
+def test_models_shows_defaults_and_no_empty_folder_is_on_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    for module in ("paths", "models.registry"):
+        monkeypatch.setattr(f"pjd.{module}.WEIGHTS", tmp_path)
+    for name in ("anole-7b", "emoji-64", "emoji-96"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "emoji-64" / "model.json").write_text('{"sampling": {"guidance": 2.5}}')
+    (tmp_path / "emoji-64" / "model.safetensors").touch()
+    lines = run(app, ["models"]).stdout.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:6]] for line in lines if "│" in line]
+    assert ["emoji-64", "yes", "16x16", "4", "guidance 2.5"] in rows
+    assert ["emoji-96", "no", "24x24", "4", ""] in rows
+    assert ["anole-7b", "no", "32x32", "8", "guidance 3, temperature 0.7, top-p 0.9"] in rows
+
+
+def test_doctor_says_what_will_not_work_and_why(monkeypatch, tmp_path):
+    monkeypatch.setattr("pjd.doctor.WEIGHTS", tmp_path)
+    monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [])
+    monkeypatch.setattr("pjd.doctor.main_memory", lambda: 8.0)
+    for name in ("anole-7b", "janus-pro-1b"):
+        (tmp_path / name).mkdir()
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / "anole-7b" / file).touch()
+    found = {finding.subject: finding for finding in doctor.examine()}
+    assert found["packages"].text.startswith(f"Python {sys.version.split()[0]}, pjd ")
+    assert "--device cuda is refused" in found["GPU"].text
+    anole, janus = found["anole-7b"], found["janus-pro-1b"]
+    assert not anole.good and "needs 16 GiB, more than 8 here" in anole.text
+    assert not janus.good and "generation_config.json, tokenizer.json, *.safe" in janus.text
+    monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [8.0, 24.0])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
+    assert {finding.subject: finding for finding in doctor.weights()}["anole-7b"].good
+    assert [finding.text for finding in doctor.gpus()] == ["card 0, 8 GiB", "card 1, 24 GiB"]
+
+
 def test_a_checkpoint_that_is_not_there_says_where_its_guide_is():
     with pytest.raises(ParameterError, match=r"no folder .*docs/checkpoints_chameleon\.md"):
         registry.resolve("anole-7b")
+
+
+def test_an_official_folder_under_another_name_is_told_what_to_do(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ParameterError, match="must have its name in `pjd models`") as raised:
+        registry.resolve(str(tmp_path))
+    assert "dvc pull" not in str(raised.value)

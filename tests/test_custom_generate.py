@@ -1,12 +1,10 @@
 """The door of transformers: generate(custom_generate=pjd.decoding(...)) on its own classes."""
 
-import shutil
-
 import pytest
 import torch
 from backbones import ANOLE, LUMINA, greedy, tiny_chameleon, tiny_llama
-from transformers import LogitsProcessor, LogitsProcessorList
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, TextStreamer
+from transformers.generation import GenerateDecoderOnlyOutput, MaxTimeCriteria
 
 import pjd
 from pjd.generation import generate
@@ -51,17 +49,53 @@ def test_chameleon_gives_the_tokens_of_the_adapter_after_the_prompt(written, mon
     assert torch.equal(image[..., :columns].flatten(1), model.tokens[sampled.tokens])
 
 
-def test_without_a_negative_prompt_the_last_token_stands_for_it(monkeypatch):
+@pytest.mark.parametrize(("written", "length"), [(LUMINA, 3), (ANOLE, 1)], ids=["lumina", "anole"])
+def test_without_a_negative_prompt_what_begins_the_image_stands_for_it(
+    written, length, monkeypatch
+):
     monkeypatch.setattr(chameleon, "anole", lambda: ANOLE)
-    model, language = tiny_chameleon(ANOLE)
+    model, language = tiny_chameleon(written)
     ids = torch.tensor([model.prompt("cat", True)])
-    outs = [
-        language.generate(
-            ids, custom_generate=pjd.decoding("ar"), guidance_scale=3.0, do_sample=False, **given
+    given = {**QUIET, "guidance_scale": 3.0, "do_sample": False}
+    out = language.generate(ids, custom_generate=pjd.decoding("ar"), **given)
+    for last in (1, 3):
+        given["negative_prompt_ids"] = ids[:, -last:]
+        other = language.generate(ids, custom_generate=pjd.decoding("ar"), **given)
+        assert torch.equal(out, other) == (last == length)
+
+
+def test_the_model_is_left_as_it_was(monkeypatch):
+    model, _ = tiny_chameleon(LUMINA)
+    _, language = tiny_chameleon(LUMINA)
+    language.set_attn_implementation({"": "eager", "vq_config": "sdpa"})
+    language.train().requires_grad_(True)
+    language.model.layers[0].eval()
+    language.lm_head.requires_grad_(False)
+
+    def state():
+        parts = [part for part in language.modules() if isinstance(part, PreTrainedModel)]
+        return (
+            [module.training for module in language.modules()],
+            [parameter.requires_grad for parameter in language.parameters()],
+            [part.config._attn_implementation for part in parts],
         )
-        for given in ({**QUIET}, {**QUIET, "negative_prompt_ids": ids[:, -1:]})
-    ]
-    assert torch.equal(*outs)
+
+    before = state()
+    assert all(len(set(values)) == 2 for values in before)
+    ids = torch.tensor([model.prompt("cat", True)])
+    given = {**QUIET, "negative_prompt_ids": torch.tensor([model.prompt("cat", False)])}
+    given |= {"do_sample": True, "top_k": 5, "guidance_scale": 2.0}
+    out = language.generate(ids, custom_generate=pjd.decoding(seed=1), **given)
+    assert state() == before
+    expected = generate(model, ["cat"], "pjd", seed=1, guidance=2.0, top_k=5)
+    image = out[:, ids.shape[1] :].unflatten(1, (model.grid.rows, -1))[..., :-1]
+    assert torch.equal(image.flatten(1), model.tokens[expected.tokens])
+    # After a failure too.
+    with monkeypatch.context() as broken:
+        broken.setattr("pjd.custom_generate.decode_all", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            language.generate(ids, custom_generate=pjd.decoding(), **given)
+    assert state() == before
 
 
 def test_what_is_not_allowed_is_one_line():
@@ -74,10 +108,22 @@ def test_what_is_not_allowed_is_one_line():
         def __call__(self, input_ids, scores):
             return scores
 
+    told = {"return_dict_in_generate": True}
     refused = [
         (language, ids[:, :-1], {}, "input_ids"),
         (language, ids, {"logits_processor": LogitsProcessorList([Other()])}, "Other"),
         (tiny_llama(False)[1], ids, {}, "model_type = 'llama'"),
+        (
+            language,
+            ids,
+            {"stopping_criteria": [MaxTimeCriteria(9)]},
+            "stopping_criteria = 'MaxTime",
+        ),
+        (language, ids, {"max_time": 9.0}, "stopping_criteria = 'MaxTime"),
+        (language, ids, {"num_beams": 2}, "num_beams = 2"),
+        (language, ids, {"output_scores": True, **told}, "output_scores = True: must be False"),
+        (language, ids, {"output_logits": True, **told}, "output_logits = True: must be False"),
+        (language, ids, {"output_attentions": True, **told}, "output_attentions = True"),
     ]
     for other, tokens, given, message in refused:
         with pytest.raises(pjd.ParameterError, match=message):
@@ -94,11 +140,14 @@ def test_the_folder_for_the_hub_gives_the_same_tokens(tmp_path, monkeypatch):
     given |= {"negative_prompt_ids": negative}
     door = pjd.decoding("pjd-plus", context=2, seed=4)
     expected = language.generate(ids, custom_generate=door, **given)
-    shutil.copytree(ROOT / "custom_generate", tmp_path / "repository" / "custom_generate")
-    published = {"custom_generate": str(tmp_path / "repository"), **given}
+    # The repository itself has the layout of one on the Hub.
+    published = {"custom_generate": str(ROOT), **given}
     published |= {"pjd_method": "pjd-plus", "pjd_seed": 4, "pjd_options": {"context": 2}}
     # transformers wants that said even of a folder of one's own.
     out = language.generate(ids, trust_remote_code=True, **published)
     assert torch.equal(out, expected)
+    with pytest.raises(pjd.ParameterError, match="streamer = 'TextStreamer': must be None"):
+        streamer = TextStreamer(None)
+        language.generate(ids, trust_remote_code=True, streamer=streamer, **published)
     with pytest.raises(ValueError, match="trust_remote_code"):
         language.generate(ids, trust_remote_code=False, **published)

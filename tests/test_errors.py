@@ -88,9 +88,11 @@ def test_the_command_line_answers_in_one_line_and_writes_nothing(tmp_path, argum
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_weights_say_what_to_do(tmp_path):
-    with pytest.raises(ParameterError, match="dvc pull"):
-        resolve(str(tmp_path))
+def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("pjd.models.registry.WEIGHTS", tmp_path)
+    for name in ("emoji", "emoji-64"):
+        with pytest.raises(ParameterError, match="dvc pull"):
+            resolve(name)
     with pytest.raises(FileNotFoundError, match="dvc pull"):
         emoji.load("x", tmp_path)
 

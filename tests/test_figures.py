@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
-from pjd.figures import first_of_groups, swept
+from pjd.figures import first_of_groups, image_rows, swept
 from pjd.runs import lay_over
 
 
@@ -29,6 +30,12 @@ def test_figures_show_as_many_of_each_group_after_those_left_out():
     table = pd.DataFrame({"group": ["a"] * 5 + ["b"] * 5})
     assert first_of_groups(table, 4) == [0, 1, 5, 6]
     assert first_of_groups(table, 3, skip=2) == [2, 3, 7]
+
+
+def test_dollar_signs_in_a_prompt_are_no_formula(tmp_path):
+    text = r"a $\frac$ b"
+    figure = image_rows({text: [Image.new("RGB", (4, 4))]}, [text], {text: [text]})
+    figure.savefig(tmp_path / "figure.png")
 
 
 def test_a_profile_replaces_values_and_keeps_comments(tmp_path):

@@ -1,6 +1,7 @@
 """Janus-Pro, against transformers' own class and its own image generation."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from transformers.models.janus.configuration_janus import (
 
 import pjd
 from pjd.generation import generate
+from pjd.mask import causal
 from pjd.methods import PRESETS
 from pjd.models import janus
 from pjd.models.catalogue import CATALOGUE
-from tests.backbones import BASE
+from tests.backbones import BASE, logits_by_column
 
 SIDE, CODES = 4, 64
 BEGIN, IMAGE, PAD = 40, 41, 42
@@ -71,6 +73,7 @@ def language() -> JanusForConditionalGeneration:
 
 
 PROMPTS = ["a red fox", "a red cat"]
+UNGUIDED = {"temperature": 0, "guidance": 1.0}
 
 
 def own_generation(language: JanusForConditionalGeneration, guidance: float) -> torch.Tensor:
@@ -114,22 +117,13 @@ def test_logits_equal_the_plain_forward(language):
     hidden = language.model.language_model(inputs_embeds=x, use_cache=False).last_hidden_state
     expected = language.model.generation_head(hidden)
     assert expected.abs().max() > 1
-    # Fed in another order, each at its own slot: by columns instead of rows.
-    length, prefix = x.shape[1], tokens.shape[1]
-    cache = model.cache(1, length)
-    encoded = model.encode(["a cat"], guided=False)
-    inputs = torch.cat([encoded.embeddings, model.embed(codes)], dim=1)
+    length = x.shape[1]
+    inputs = torch.cat([model.encode(["a cat"], guided=False).embeddings, model.embed(codes)], 1)
     torch.testing.assert_close(inputs, x)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    order = torch.cat([torch.arange(prefix), prefix + torch.arange(16).view(4, 4).T.flatten()])
-    for _ in range(2):
-        # The second time every earlier slot is filled.
-        for place in order.split(5):
-            logits = model.forward(
-                inputs[:, place], place[None], causal[None, None, place], cache.at(place[None])
-            )
-            last = logits if place[-1] == order[-1] else None
-    torch.testing.assert_close(last, expected[:, order.split(5)[-1]], atol=1e-4, rtol=1e-4)
+    mask = causal(torch.ones(1, length).bool(), length)
+    raster = model.forward(inputs, torch.arange(length)[None], mask)
+    for logits in (raster, logits_by_column(model, inputs, mask, tokens.shape[1], SIDE)):
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_every_preset_runs(language):
@@ -139,17 +133,38 @@ def test_every_preset_runs(language):
         assert result.tokens.max() < CODES and result.images[0].size == (8, 8)
 
 
-def test_the_door_of_transformers(language):
-    expected = own_generation(language, 3.0)
+@pytest.mark.parametrize("asked", ["decoding", "checkpoint", "nothing"])
+def test_the_door_of_transformers(language, asked):
+    # Its generate withholds the caller's guidance_scale: no guidance must not come of that.
+    guidance = {"decoding": 3.0, "checkpoint": 2.0, "nothing": 5.0}[asked]
+    options = {"guidance": guidance} if asked == "decoding" else {}
+    language.generation_config.guidance_scale = guidance if asked == "checkpoint" else None
+    expected = own_generation(language, guidance)
+    model = janus.assemble("tiny", deepcopy(language), prompt)
+    assert not torch.equal(generate(model, PROMPTS, "ar", **UNGUIDED).tokens, expected)
     ids = torch.tensor([prompt(text, True) for text in PROMPTS])
-    given = {"do_sample": False, "guidance_scale": 3.0, "attention_mask": torch.ones_like(ids)}
-    # Janus' own generate knows no custom_generate in image mode: the method that it overrides does.
-    for method, options in {"ar": {}, "pjd": {"context": SIDE}}.items():
-        door = pjd.decoding(method, **options)
-        out = GenerationMixin.generate(language, ids, custom_generate=door, **given)
+    given = {"do_sample": False, "attention_mask": torch.ones_like(ids)}
+    # Ours is sdpa for the time of a decoding.
+    language.model.language_model.set_attn_implementation("eager")
+    for method, more in {"ar": {}, "pjd": {"context": SIDE}}.items():
+        door = pjd.decoding(method, **more, **options)
+        out = language.generate(ids, custom_generate=door, **given)
         assert torch.equal(out[:, ids.shape[1] :], expected)
+        assert language.model.language_model.config._attn_implementation == "eager"
+        assert language.model.generation_head.proj_out.weight.requires_grad
     with pytest.raises(pjd.ParameterError, match="must end with 41"):
-        GenerationMixin.generate(language, ids[:, :-1], custom_generate=door, do_sample=False)
+        language.generate(ids[:, :-1], custom_generate=door, do_sample=False)
+
+
+def test_the_method_that_it_overrides_takes_guidance(language):
+    ids = torch.tensor([prompt(text, True) for text in PROMPTS])
+    given = {"do_sample": False, "attention_mask": torch.ones_like(ids)}
+    # Janus' own generation of images cannot be without guidance.
+    unguided = generate(janus.assemble("tiny", language, prompt), PROMPTS, "ar", **UNGUIDED).tokens
+    for guidance, expected in ((3.0, own_generation(language, 3.0)), (1.0, unguided)):
+        given["guidance_scale"] = guidance
+        out = GenerationMixin.generate(language, ids, custom_generate=pjd.decoding("ar"), **given)
+        assert torch.equal(out[:, ids.shape[1] :], expected)
 
 
 @pytest.fixture

@@ -4,9 +4,12 @@ import errno
 import json
 import os
 import signal
+import sys
 import threading
 import time
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from PIL import Image
 from tiny import tiny_model
 
 from pjd import jobs
+from pjd.generation import generate
 from pjd.jobs import attempt, plan, run, run_remote, save
 from pjd.methods import configure
 
@@ -62,6 +66,20 @@ def test_a_full_disk_is_named_and_leaves_no_half_image(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_progress_is_told_of_or_shown_and_changes_nothing(capsys):
+    model, told = tiny_model(grid=4, vocabulary=7), []
+    options = {"context": 2, "batch_size": 2, "seed": 1}
+    plain = generate(model, ["cat", "dog", "red"], "zipar", **options)
+    for progress in (lambda *news: told.append(news), True):
+        result = generate(model, ["cat", "dog", "red"], "zipar", progress=progress, **options)
+        assert torch.equal(result.tokens, plain.tokens)
+    # A 4x4 grid: rows start two codes apart, so that a batch takes 4 + 3 * 2 steps.
+    assert sum(images for images, _, _ in told) == 3
+    assert [(steps, pace) for _, steps, pace in told if steps == 10] == [(10, 1.6)] * 2
+    shown = capsys.readouterr().err
+    assert "48/48" in shown and "codes_per_step=1.6, steps=10" in shown
+
+
 def test_a_failing_prompt_costs_no_other(monkeypatch):
     model = tiny_model(grid=4, vocabulary=7)
     encode = model.encode
@@ -76,6 +94,25 @@ def test_a_failing_prompt_costs_no_other(monkeypatch):
     outcomes = list(attempt(model, listed, "zipar", {"context": 2}))
     failed = {done[0].prompt for done, result in outcomes if isinstance(result, Exception)}
     assert failed == {"dog"} and len(outcomes) == 3
+
+
+def test_a_failed_batch_is_let_go_before_its_images_are_tried_alone(monkeypatch):
+    model = tiny_model(grid=4, vocabulary=7)
+    encode, failed, alive = model.encode, [], []
+
+    def fails(prompts, guided):
+        alive.append(sum(tensor() is not None for tensor in failed))
+        if len(prompts) > 1 or prompts == ["dog"]:
+            large = torch.zeros(1000)
+            failed.append(weakref.ref(large))
+            raise RuntimeError("out of memory")
+        return encode(prompts, guided)
+
+    monkeypatch.setattr(model, "encode", fails)
+    listed = plan(["dog", "cat", "red"], 1, "tiny", CONFIG)
+    outcomes = list(attempt(model, listed, "zipar", {"context": 2}))
+    assert len(failed) == 2 and len(outcomes) == 3
+    assert alive == [0, 0, 0, 0]
 
 
 @pytest.mark.slow
@@ -110,6 +147,17 @@ def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
 
 
 def test_workers_without_ray_are_refused_in_one_line(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(jobs.ParameterError, match=r"workers = 2: .*pjd\[ray\]"):
         list(run("emoji-64", [], "zipar", {}, workers=2))
+
+
+def test_more_workers_than_gpus_are_refused_and_not_waited_for(monkeypatch):
+    stand_in = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=lambda: {"CPU": 8.0, "GPU": 1.0},
+        remote=lambda **_: lambda worker: SimpleNamespace(remote=pytest.fail),
+    )
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    with pytest.raises(jobs.ParameterError, match="workers = 2: more than the 1 GPUs that Ray has"):
+        list(run("emoji-64", [], "zipar", {}, workers=2, device="cuda"))

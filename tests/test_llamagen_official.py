@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from backbones import logits_by_column
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import T5Config, T5EncoderModel
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
 from pjd.cli import app
 from pjd.config import ParameterError
 from pjd.engine import Engine
 from pjd.generation import generate
+from pjd.mask import causal
 from pjd.methods import PRESETS, configure
 from pjd.models import llamagen_official as official
 from pjd.models.catalogue import CATALOGUE
@@ -153,6 +157,23 @@ def test_greedy_ar_equals_a_plain_loop(case):
     for method, options in exact.items():
         result = generate(model, prompts, method, temperature=0, guidance=3, **options)
         assert torch.equal(result.tokens, expected), method
+
+
+@torch.no_grad()
+def test_all_logits_equal_a_plain_forward_in_raster_order_and_by_columns(case):
+    model, tensors, captioned, prompts = case
+    codes = torch.randint(CODES, (GRID * GRID,), generator=torch.Generator().manual_seed(2))
+    for number, branch in enumerate(prefixes(tensors, prompts[0], captioned)):
+        expected = plain_logits(tensors, *branch, codes.tolist())
+        encoded = model.encode(prompts[:1], guided=True)
+        x = torch.cat([encoded.embeddings[number], model.embed(codes)])[None]
+        prefix, length = len(branch[0]), x.shape[1]
+        shown = F.pad(encoded.mask[number], (0, len(codes)), value=True)
+        mask = causal(shown[None], length)
+        raster = model.forward(x, torch.arange(length)[None], mask)
+        assert expected[shown].abs().max() > 1
+        for logits in (raster, logits_by_column(model, x, mask, prefix, GRID)):
+            torch.testing.assert_close(logits[0, shown], expected[shown], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -305,6 +326,23 @@ def test_tensors_that_do_not_fit_are_refused_by_name(folder):
     )
 
 
+def test_an_image_decoder_that_does_not_fit_is_refused_by_name(folder):
+    pictures = dict(tiny_vq(5).state_dict())
+    del pictures["decoder.conv_out.bias"]
+    pictures["quantize.embedding.weight"] = torch.zeros(12, 8)
+    torch.save({"model": pictures}, folder / "vq_ds16_c2i.pt")
+    with pytest.raises(ValueError) as error:
+        official.load("llamagen-c2i-b-256", folder)
+    assert str(error.value).endswith(
+        "does not fit LlamaGenVQ: missing decoder.conv_out.bias; "
+        "quantize.embedding.weight is [12, 8], not [13, 8]"
+    )
+    kept = {name: t for name, t in pictures.items() if not name.startswith("decoder.conv_blocks")}
+    torch.save({"model": kept}, folder / "vq_ds16_c2i.pt")
+    with pytest.raises(ValueError, match=r"c2i\.pt has 0 decoder\.conv_blocks, not 4 or 5"):
+        official.load("llamagen-c2i-b-256", folder)
+
+
 def test_a_pickle_that_holds_more_than_tensors_is_refused(folder):
     class Boom:
         def __reduce__(self):
@@ -325,25 +363,66 @@ def test_what_is_missing_is_said(folder):
         official.load("llamagen-c2i-b-256", folder)
 
 
-def test_captions_stand_at_the_right_end(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
+def save_t5(folder: Path, width: int) -> T5EncoderModel:
+    """Write a tiny text encoder that knows two words, and its tokenizer."""
     vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, "red": 3, "fox": 4}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(tmp_path)
-    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    ).save_pretrained(folder)
+    sizes = {"d_model": width, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
     encoder = T5EncoderModel(T5Config(vocab_size=5, **sizes)).eval()
-    encoder.save_pretrained(tmp_path)
+    encoder.save_pretrained(folder)
+    return encoder
+
+
+def test_captions_stand_at_the_right_end(tmp_path):
+    encoder = save_t5(tmp_path, 8)
     values, mask = official.t5(tmp_path, "cpu", torch.float32)([" Red FOX ", "fox"])
     assert mask.sum(1).tolist() == [2, 1] and mask[:, -1].all()
     with torch.no_grad():
         alone = encoder(torch.tensor([[3, 4]])).last_hidden_state[0]
     torch.testing.assert_close(values[0, -2:], alone, atol=1e-5, rtol=1e-4)
     assert not values[0, :-2].any()
+
+
+def test_a_text_encoder_that_does_not_fit_is_refused_by_name(tmp_path):
+    save_t5(tmp_path, 8)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["encoder.final_layer_norm.weight"]
+    tensors["encoder.block.0.layer.1.DenseReluDense.wo.weight"] = torch.zeros(8, 3)
+    # The whole of flan-t5-xl has a decoder too, which is no part of it.
+    tensors["decoder.final_layer_norm.weight"] = torch.zeros(8)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError) as error:
+        official.t5(tmp_path, "cpu", torch.float32)
+    assert str(error.value).endswith(
+        "does not fit T5EncoderModel: missing encoder.final_layer_norm.weight; "
+        "encoder.block.0.layer.1.DenseReluDense.wo.weight is [8, 3], not [8, 8]"
+    )
+
+
+def test_a_model_of_captions_is_read_with_its_text_encoder(tmp_path, folder, monkeypatch):
+    name = "llamagen-t2i-xl-256"
+    monkeypatch.setitem(official.FORMATS, name, Tiny(DIM, LAYERS, HEADS, GRID, captioned=True))
+    encoder = save_t5(tmp_path / "text", official.FEATURES)
+    where = tmp_path / name
+    where.mkdir()
+    tensors = weights(captioned=True)
+    torch.save({"module": tensors}, where / "t2i_XL_stage1_256.pt")
+    parts = {"vq": folder / "vq_ds16_c2i.pt", "text": tmp_path / "text"}
+    model = official.load(name, where, **parts, dtype=torch.float32)
+    with torch.no_grad():
+        values = encoder(torch.tensor([[3, 4]])).last_hidden_state[0]
+    first, second = (tensors[f"cls_embedding.cap_proj.fc{n}.weight"] for n in (1, 2))
+    encoded = model.encode(["Red fox"], guided=False)
+    assert encoded.mask.sum() == 2
+    expected = F.gelu(values @ first.T, approximate="tanh") @ second.T
+    torch.testing.assert_close(encoded.embeddings[0, -2:], expected, atol=1e-4, rtol=1e-4)
+    result = generate(model, ["Red fox"], "pjd", context=2, **model.sampling | {"top_k": 5})
+    assert result.images[0].size == (GRID * 16, GRID * 16)
 
 
 def test_the_catalogue_knows_every_format():

@@ -35,6 +35,14 @@ def test_parti_keeps_quotes_and_groups_by_category(tmp_path):
     assert table.group.tolist() == ["Arts", "Abstract"]
 
 
+def test_parti_takes_numbers_and_words_for_nothing_as_prompts(tmp_path):
+    path = tmp_path / "PartiPrompts.tsv"
+    path.write_text("Prompt\tCategory\n1984\tAbstract\nNone\tNA\n0042\t7\n")
+    table = read(str(path))
+    assert table.prompt.tolist() == ["1984", "None", "0042"]
+    assert table.group.tolist() == ["Abstract", "NA", "7"]
+
+
 def test_text_gives_one_prompt_a_line(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("قطة 🐈\n\n  a dog \n", encoding="utf-8")

@@ -18,8 +18,8 @@ from transformers import ChameleonConfig, ChameleonForConditionalGeneration, Pre
 from pjd.config import ParameterError
 from pjd.grid import Grid
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
-from pjd.models.checkpoint import fit, read
-from pjd.models.decoder import DecoderModel, code_head, exact_rotary, numbered
+from pjd.models.checkpoint import fit, read, require
+from pjd.models.decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
 
 BEGIN = "<s>"
 SEPARATOR = "<reserved08706>"
@@ -28,6 +28,11 @@ IMAGE = "<racm3:break>"
 
 VQ = "model.vqmodel."
 """What the VQGAN's parameters are called within a checkpoint."""
+
+WRITER = ("decoder.", "loss.")
+"""Parts of a VQGAN that transformers does not have."""
+
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -145,17 +150,18 @@ def wrap(
     language: ChameleonForConditionalGeneration,
     prompts: list[list[int]],
     negative: list[list[int]] | None,
-) -> tuple[DecoderModel, list[int]]:
+) -> Wrapped:
     """A model around transformers' own, for prompts in tokens: the last ones say what image it is.
 
     Args:
         language: as ``from_pretrained`` gives it.
         prompts: their tokens; all end alike.
-        negative: tokens of the branch without a prompt; None: as transformers has it, the last
-            token of each prompt alone.
+        negative: tokens of the branch without a prompt; None: the last ones of each prompt
+            alone, those that begin an image and say its size. Where a format has no size that is
+            the last token, as transformers has it.
 
     Returns:
-        The model, which has no pixels, and the tokens after the image: none.
+        The model; it has no pixels.
 
     Raises:
         ParameterError: if the prompts' ends open no image, or differ.
@@ -174,8 +180,9 @@ def wrap(
         raise ParameterError("input_ids", " ".join(end), allowed)
     check_vocabulary("input_ids", language.config.vocabulary_map, written)
     name = language.config.name_or_path or "chameleon"
-    prompt = numbered(prompts, negative or [tokens[-1:] for tokens in prompts])
-    return connect(name, language, language.model.vqmodel, prompt, written), []
+    opening = len(written.start) - written.start.index(IMAGE)
+    prompt = numbered(prompts, negative or [tokens[-opening:] for tokens in prompts])
+    return Wrapped(connect(name, language, language.model.vqmodel, prompt, written))
 
 
 def check_vocabulary(name: str, vocabulary: dict[str, int], written: Format) -> None:
@@ -195,6 +202,7 @@ def connect(
     written: Format,
 ) -> DecoderModel:
     """A decoder model of a transformer, a VQGAN, prompts and a format."""
+    language.model.set_attn_implementation("sdpa")
     vocabulary = language.config.vocabulary_map
     reduction = 2 ** (len(language.config.vq_config.channel_multiplier) - 1)
     vectors = vq.quantize.embedding.weight.detach()
@@ -254,34 +262,89 @@ def load_language(
     with torch.device("meta"):
         language = ChameleonForConditionalGeneration(config)
     del language.model.vqmodel
-    language.set_attn_implementation("sdpa")
     tensors = {name: value for name, value in tensors.items() if not name.startswith(VQ)}
     fit(language, expand_norms(tensors, config), source)
     exact_rotary(language.model)
     return language
 
 
-def load_vq(tensors: dict[str, Tensor], config: ChameleonConfig, source: str) -> ChameleonVQ:
+def read_config(folder: Path) -> ChameleonConfig:
+    """The configuration of a checkpoint.
+
+    Raises:
+        ValueError: if it has no vocabulary.
+    """
+    config = ChameleonConfig.from_json_file(folder / "config.json")
+    if config.vocabulary_map is None:
+        raise ValueError(f"{folder / 'config.json'} has no vocabulary_map")
+    return config
+
+
+def read_vq(path: Path) -> dict[str, Tensor]:
+    """Tensors of a VQGAN by its own names.
+
+    Args:
+        path: the original VQGAN's file; a checkpoint that has it within, or the shard of one.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is damaged, or a checkpoint has no VQGAN within.
+    """
+    found = read(path, prefix=VQ if path.is_dir() else "")
+    if not found:
+        raise ValueError(f"{path} has no image decoder: say where it is, as vq")
+    within = {name.removeprefix(VQ): t for name, t in found.items() if name.startswith(VQ)}
+    return within or found
+
+
+def load_vq(path: Path, config: ChameleonConfig) -> ChameleonVQ:
     """The image decoder of a checkpoint, in single precision.
 
     Args:
-        tensors: by name, of the original VQGAN or of a checkpoint that has it within.
+        path: see :func:`read_vq`.
         config: has the sizes.
-        source: what to call the checkpoint in an error.
 
     Raises:
-        ValueError: naming every tensor that is missing, unexpected or of another shape.
+        FileNotFoundError: if the file is missing.
+        ValueError: naming every tensor that is missing, unexpected or of another shape; for a
+            damaged file, or one without a VQGAN.
     """
-    within = {name.removeprefix(VQ): t for name, t in tensors.items() if name.startswith(VQ)}
-    tensors = {
-        name: value.float()
-        for name, value in (within or tensors).items()
-        if not name.startswith(UNUSED)
-    }
+    tensors = read_vq(path).items()
     with torch.device("meta"):
         vq = ChameleonVQ(config.vq_config)
-    fit(vq, tensors, source)
+    fit(vq, {name: t.float() for name, t in tensors if not name.startswith(UNUSED)}, str(path))
     return vq
+
+
+def convert(folder: Path, target: Path, vq: Path | None = None) -> None:
+    """Write a checkpoint of Lumina-mGPT so that transformers' ``from_pretrained`` takes it.
+
+    Every head gets its own query and key normalisation, and the part of the VQGAN that
+    transformers knows, which has the vectors of the codes, is put in.
+
+    Args:
+        folder: with ``config.json`` and safetensors.
+        target: the new folder to write; about as large.
+        vq: where the VQGAN's weights are, if not in ``folder``: see :func:`read_vq`.
+
+    Raises:
+        ParameterError: if ``target`` exists.
+        FileNotFoundError: if a file is missing.
+        ValueError: for a damaged file, or a tensor that is missing, unexpected or of another
+            shape.
+    """
+    if target.exists():
+        raise ParameterError("target", str(target), "must be a new folder")
+    require(folder.name, folder, "config.json")
+    config = read_config(folder)
+    with torch.device("meta"):
+        language = ChameleonForConditionalGeneration(config)
+    tensors = {name: t for name, t in read(folder).items() if not name.startswith(VQ)}
+    for name, tensor in read_vq(vq or folder).items():
+        if not name.startswith(WRITER):
+            tensors[VQ + name] = tensor
+    fit(language, expand_norms(tensors, config), str(folder))
+    language.save_pretrained(target)
 
 
 def load(
@@ -299,7 +362,8 @@ def load(
         folder: with ``config.json`` and safetensors.
         vq: where the VQGAN's weights are, if not in ``folder``: a folder or a file, see
             :func:`pjd.models.checkpoint.read`.
-        tokenizer: ``tokenizer.json``, if not in ``folder``.
+        tokenizer: ``tokenizer.json``; None: that in ``folder``, else that of Lumina-mGPT 768
+            beside it, which all of them share.
         device: where the model goes.
         dtype: of the transformer; the image decoder is in single precision.
 
@@ -310,18 +374,13 @@ def load(
     """
     if name not in FORMATS:
         raise ValueError(f"model = {name!r}: must be one of {', '.join(FORMATS)}")
-    tokenizer = tokenizer or folder / "tokenizer.json"
-    for path in (folder / "config.json", tokenizer):
-        if not path.exists():
-            raise FileNotFoundError(f"model {name}: no file {path}")
-    config = ChameleonConfig.from_json_file(folder / "config.json")
-    if config.vocabulary_map is None:
-        raise ValueError(f"model {name}: {folder / 'config.json'} has no vocabulary_map")
-    pictures = vq or folder
-    found = read(pictures, prefix=VQ if pictures.is_dir() else "")
-    if not found:
-        raise ValueError(f"model {name}: {pictures} has no image decoder: say where it is, as vq")
-    decoder = load_vq(found, config, str(pictures))
+    require(name, folder, "config.json")
+    if tokenizer is None:
+        own, shared = folder / TOKENIZER, folder.parent / "lumina-mgpt-7b-768" / TOKENIZER
+        tokenizer = shared if shared.exists() and not own.exists() else own
+    require(name, tokenizer.parent, tokenizer.name)
+    config = read_config(folder)
+    decoder = load_vq(vq or folder, config)
     tensors = {key: value.to(dtype) for key, value in read(folder, device).items()}
     language = load_language(tensors, config, str(folder))
     words = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer))

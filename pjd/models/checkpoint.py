@@ -1,18 +1,32 @@
 """Official checkpoints: tensors from files, and into modules that they must fit exactly."""
 
 import json
-import pickle
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 INDEX = "model.safetensors.index.json"
 
 WRAPPERS = ("state_dict", "model", "module")
 """What torch files call their tensors if they hold more: their trainers' habits."""
+
+
+@contextmanager
+def damaged(file: Path) -> Iterator[None]:
+    """Raise ValueError for whatever goes wrong, unless it is for want of a file or of memory."""
+    try:
+        yield
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # A file that is cut off, or something else, may fail anywhere in its reader.
+    except Exception as error:
+        message = f"{file} is damaged, or holds more than tensors: {reason(error)}"
+        raise ValueError(message) from error
 
 
 def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> dict[str, Tensor]:
@@ -40,22 +54,50 @@ def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> di
         raise FileNotFoundError(f"no file {', '.join(missing)}")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        try:
-            if file.suffix == ".safetensors":
-                with safe_open(file, framework="pt", device=str(device)) as opened:
-                    for name in opened.keys():  # noqa: SIM118 (it is no dict)
-                        if name.startswith(prefix):
-                            tensors[name] = opened.get_tensor(name)
-            else:
-                # Tensors only: an ordinary pickle could run code of its own. Trainers keep their
-                # arguments beside them, which are harmless.
-                with torch.serialization.safe_globals([Namespace]):
-                    loaded = torch.load(file, map_location=device, weights_only=True)
-                loaded = next((loaded[key] for key in WRAPPERS if key in loaded), loaded)
-                tensors |= {name: loaded[name] for name in loaded if name.startswith(prefix)}
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{file} is damaged, or holds more than tensors: {error}") from error
+        if file.suffix == ".safetensors":
+            with damaged(file), safe_open(file, framework="pt", device=str(device)) as opened:
+                for name in opened.keys():  # noqa: SIM118 (it is no dict)
+                    if name.startswith(prefix):
+                        tensors[name] = opened.get_tensor(name)
+        else:
+            # Tensors only: an ordinary pickle could run code of its own. Trainers keep their
+            # arguments beside them, which are harmless.
+            with damaged(file), torch.serialization.safe_globals([Namespace]):
+                loaded = torch.load(file, map_location=device, weights_only=True)
+            found = unwrap(loaded, str(file))
+            tensors |= {name: found[name] for name in found if name.startswith(prefix)}
     return tensors
+
+
+def unwrap(loaded: object, source: str) -> dict[str, Tensor]:
+    """Tensors by name, of what a torch file held.
+
+    Args:
+        loaded: a dictionary of tensors, maybe below one of :data:`WRAPPERS`.
+        source: what to call the file in an error.
+
+    Raises:
+        ValueError: if it is none, or naming what is in it besides tensors.
+    """
+    if isinstance(loaded, dict):
+        loaded = next((loaded[key] for key in WRAPPERS if key in loaded), loaded)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{source} holds a {type(loaded).__name__}, not tensors by name")
+    others = [
+        f"{name} ({type(value).__name__})"
+        for name, value in loaded.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if others:
+        raise ValueError(f"{source} holds more than tensors: {', '.join(others)}")
+    return loaded
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with a file, on one line, without torch's advice to trust it all the same."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    told = next((line for line in lines if "error:" in line), lines[0])
+    return told.strip().partition(". ")[0]
 
 
 def require(model: str, folder: Path, *files: str) -> None:

@@ -5,6 +5,7 @@ which together say everything that it would otherwise infer from the order of it
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -205,3 +206,18 @@ class DecoderModel:
         """Pixels of the codes, image by image: activations of a large one take gigabytes."""
         codes = tokens.unflatten(1, (self.grid.rows, self.grid.columns))
         return torch.cat([self.pixels(image) for image in codes.split(1)])
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A model around transformers' own; see :mod:`pjd.custom_generate`.
+
+    Attributes:
+        model: its prompts are :func:`numbered`.
+        closing: tokens after the image.
+        guidance: where the caller of ``generate`` says nothing of it.
+    """
+
+    model: DecoderModel
+    closing: list[int] = field(default_factory=list)
+    guidance: float = 1.0

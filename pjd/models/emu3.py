@@ -16,7 +16,7 @@ from transformers import Emu3Config, Emu3ForConditionalGeneration, PreTrainedTok
 from pjd.config import ParameterError
 from pjd.grid import Grid
 from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.decoder import DecoderModel, code_head, exact_rotary, numbered
+from pjd.models.decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
 
 SIDE = 90
 """Rows and columns of codes in the official images of 720 x 720 pixels."""
@@ -109,7 +109,7 @@ def wrap(
     language: Emu3ForConditionalGeneration,
     prompts: list[list[int]],
     negative: list[list[int]] | None,
-) -> tuple[DecoderModel, list[int]]:
+) -> Wrapped:
     """A model around transformers' own, for prompts in tokens: the last ones say the size.
 
     Args:
@@ -117,9 +117,6 @@ def wrap(
         prompts: their tokens; all end with the same size of an image.
         negative: tokens of the branch without a prompt; None: as transformers has it, the last
             token of each prompt alone.
-
-    Returns:
-        The model, and the tokens after the image.
 
     Raises:
         ParameterError: if the prompts' ends open no image, or differ.
@@ -136,7 +133,7 @@ def wrap(
     prompt = numbered(prompts, negative or [tokens[-1:] for tokens in prompts])
     model = assemble(name, language, prompt, int(size[1]), int(size[2]))
     closing = [*(vocabulary[end] for end in IMAGE_END), language.config.text_config.eos_token_id]
-    return model, closing
+    return Wrapped(model, closing)
 
 
 def renamed(name: str) -> str:

@@ -15,7 +15,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedT
 from pjd.config import ParameterError
 from pjd.grid import Grid
 from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.decoder import DecoderModel, exact_rotary, numbered
+from pjd.models.decoder import DecoderModel, Wrapped, exact_rotary, numbered
 from pjd.models.tokenizer import to_uint8
 
 SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
@@ -91,16 +91,16 @@ def wrap(
     language: JanusForConditionalGeneration,
     prompts: list[list[int]],
     negative: list[list[int]] | None,
-) -> tuple[DecoderModel, list[int]]:
+) -> Wrapped:
     """A model around transformers' own, for prompts in tokens.
+
+    Its ``generate`` withholds the caller's guidance from a decoding loop, as if for text: that of
+    ``generation_config`` stands for it, else the model's default.
 
     Args:
         language: as ``from_pretrained`` gives it.
         prompts: their tokens; all end with the token that begins an image.
         negative: tokens of the branch without a prompt; None: Janus' own, padding in its place.
-
-    Returns:
-        The model, and the tokens after the image: none.
 
     Raises:
         ParameterError: if a prompt does not end with the token that begins an image.
@@ -114,7 +114,8 @@ def wrap(
     if negative is None:
         negative = [unconditional(tokens, settings.pad_token_id) for tokens in prompts]
     name = language.config.name_or_path or "janus"
-    return assemble(name, language, numbered(prompts, negative)), []
+    guidance = settings.guidance_scale or SAMPLING["guidance"]
+    return Wrapped(assemble(name, language, numbered(prompts, negative)), guidance=guidance)
 
 
 def load_language(

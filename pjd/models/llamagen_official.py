@@ -199,13 +199,24 @@ def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
 
     Raises:
         FileNotFoundError: if there is no such folder.
+        ValueError: naming every tensor that is missing or of another shape.
     """
     from transformers import AutoTokenizer, T5EncoderModel
 
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: captions need google/flan-t5-xl")
-    words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype)
+    local = {"local_files_only": True, "trust_remote_code": False}
+    words = AutoTokenizer.from_pretrained(folder, **local)
+    # What does not fit would be random, with no more than a warning: asked for, and refused.
+    strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    encoder, report = T5EncoderModel.from_pretrained(folder, dtype=dtype, **local, **strict)
+    wrong = [f"missing {name}" for name in sorted(report["missing_keys"])]
+    wrong += [
+        f"{name} is {list(shape)}, not {list(expected)}"
+        for name, shape, expected in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        raise ValueError(f"{folder} does not fit T5EncoderModel: {'; '.join(wrong)}")
     encoder = encoder.to(device).eval()
 
     @torch.no_grad()

@@ -2,25 +2,40 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pjd.config import ParameterError, check_choice
-from pjd.models.base import ImageModel
-from pjd.models.catalogue import CATALOGUE
+from pjd.models.catalogue import CATALOGUE, Checkpoint
 from pjd.paths import WEIGHTS
+
+if TYPE_CHECKING:
+    # It imports torch, which the command line must not wait for.
+    from pjd.models.base import ImageModel
 
 EMOJI = ("emoji-128", "emoji-96", "emoji-64")
 """The embedded models, best first."""
 
+DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+def embedded_in(folder: Path) -> bool:
+    """Whether an embedded model, or one trained as they are, is in ``folder``."""
+    return all((folder / file).exists() for file in ("model.json", "model.safetensors"))
+
+
 def available() -> list[str]:
-    """Names of the embedded models whose weights are on disk, best first."""
-    return [name for name in EMOJI if (WEIGHTS / name / "model.safetensors").exists()]
+    """Names of the embedded models that are on disk, best first."""
+    return [name for name in EMOJI if embedded_in(WEIGHTS / name)]
+
+
+def official(name: str) -> Checkpoint | None:
+    """The official checkpoint of a name, or of a folder that is called so; None: there is none."""
+    return CATALOGUE.get(Path(name).name)
 
 
 def resolve(name: str) -> Path:
-    """Folder of a model: "emoji" (the best on disk), an embedded or an official one, or a path.
+    """Folder of a model: "emoji" (the best on disk), one in ``weights/``, or a path.
 
     Raises:
         ParameterError: if the name is none of these, or no weights are there.
@@ -30,20 +45,20 @@ def resolve(name: str) -> Path:
         if not best:
             raise ParameterError("model", name, f"no weights below {WEIGHTS}: run `dvc pull`")
         name = best[0]
-    if name in CATALOGUE:
-        folder = WEIGHTS / name
+    embedded, checkpoint = name in EMOJI or embedded_in(WEIGHTS / name), official(name)
+    folder = WEIGHTS / name if embedded or name in CATALOGUE else Path(name)
+    if checkpoint is not None:
         if not folder.is_dir():
-            guide = CATALOGUE[name].guide
-            raise ParameterError(
-                "model", name, f"no folder {folder}: {guide} says what belongs there"
-            )
+            allowed = f"no folder {folder}: {checkpoint.guide} says what belongs there"
+            raise ParameterError("model", name, allowed)
         return folder
-    folder = WEIGHTS / name if name in EMOJI else Path(name)
-    if name not in EMOJI and not folder.is_dir():
+    if not embedded and not folder.is_dir():
         names = ", ".join(("emoji", *EMOJI, *CATALOGUE))
         raise ParameterError("model", name, f"must be one of {names}, or the folder of a model")
-    if not (folder / "model.safetensors").exists():
-        raise ParameterError("model", name, f"no weights in {folder}: run `dvc pull`")
+    if not embedded_in(folder):
+        advice = "the folder of an official checkpoint must have its name in `pjd models`"
+        advice = "run `dvc pull`" if embedded else advice
+        raise ParameterError("model", name, f"no model.json and weights in {folder}: {advice}")
     return folder
 
 
@@ -53,13 +68,36 @@ def check_dtype(dtype: str | None) -> None:
         check_choice("dtype", dtype, DTYPES)
 
 
+def check_device(device: str | None) -> None:
+    """Raise :class:`ParameterError` unless ``device`` is one of :data:`DEVICES`, or None."""
+    if device is not None:
+        check_choice("device", device, DEVICES)
+
+
+def choose_device(device: str | None) -> str:
+    """``device`` or, if it is None, the GPU if there is one.
+
+    Raises:
+        ParameterError: if there is no such device.
+    """
+    check_device(device)
+    import torch
+
+    if torch.cuda.is_available():
+        return device or "cuda"
+    if device == "cuda":
+        raise ParameterError("device", device, "must be cpu: torch finds no GPU here")
+    return "cpu"
+
+
 def load(
     name: str = "emoji", device: str = "cpu", dtype: str | None = None, compiled: bool = False
-) -> ImageModel:
+) -> "ImageModel":
     """Load a model.
 
     Args:
-        name: see :func:`resolve`. An official checkpoint lies in ``weights/<name>``.
+        name: see :func:`resolve`. An official checkpoint lies in ``weights/<name>``, or a folder
+            of that name elsewhere; folders that it needs besides are beside it.
         device: where it goes.
         dtype: its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model, bfloat16
             for an official one.
@@ -71,23 +109,23 @@ def load(
         ValueError: if a tensor is missing, unexpected or of another shape.
     """
     folder = resolve(name)
-    official = CATALOGUE.get(name)
+    checkpoint = official(name)
     check_dtype(dtype)
     import torch
 
-    if official is None:
+    if checkpoint is None:
         from pjd.models import emoji
 
         model = emoji.load(folder.name, folder).to(device, getattr(torch, dtype or "float32"))
     else:
-        beside = {parameter: WEIGHTS / path for parameter, path in official.beside.items()}
-        family = import_module(f"pjd.models.{official.family}")
+        beside = {part: folder.parent / path for part, path in checkpoint.beside.items()}
+        family = import_module(f"pjd.models.{checkpoint.family}")
         arithmetic = getattr(torch, dtype or "bfloat16")
-        model = family.load(name, folder, **beside, device=device, dtype=arithmetic)
+        model = family.load(folder.name, folder, **beside, device=device, dtype=arithmetic)
     return compile_forward(model) if compiled else model
 
 
-def compile_forward(model: ImageModel) -> ImageModel:
+def compile_forward(model: "ImageModel") -> "ImageModel":
     """Let a model's forwards run as compiled graphs, on a GPU captured as CUDA graphs.
 
     There is one graph for each number of images and of queries; the first forward of each takes

@@ -1,0 +1,149 @@
+"""A tiny checkpoint of each family in a folder of weights, through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from typer.testing import CliRunner
+
+from pjd.cli import app
+from pjd.doctor import weights as weights_found
+from pjd.models import chameleon, emu3, janus, llamagen_official
+from pjd.models.catalogue import CATALOGUE, INDEX
+from pjd.models.chameleon import VQ
+from tests import test_emu3, test_janus
+from tests.backbones import ANOLE, LUMINA, save_checkpoint, tiny_chameleon
+from tests.test_llamagen_official import DIM, GRID, HEADS, LAYERS, Tiny, tiny_vq
+from tests.test_llamagen_official import weights as llamagen_weights
+
+PROMPTS = ["cat " * 500, "🐈‍⬛ cat", "قطة حمراء", "a red\n\ncat"]
+NAMES = ["lumina-mgpt-7b-768", "anole-7b", "janus-pro-1b", "emu3-gen", "llamagen-t2i-xl-256"]
+
+janus_language, janus_folder = test_janus.language, test_janus.folder
+emu3_language, emu3_folder = test_emu3.language, test_emu3.folder
+
+
+@pytest.fixture
+def language(request):
+    """The transformers model that the family's own tests save: they call it so."""
+    return request.getfixturevalue(f"{CATALOGUE[request.getfixturevalue('name')].family}_language")
+
+
+def save_anole(folder: Path) -> None:
+    tensors, pictures = save_checkpoint(folder, *tiny_chameleon(ANOLE))
+    within = {VQ + name: value for name, value in pictures.items()}
+    save_file(tensors | within, folder / "model.safetensors")
+
+
+def save_captions(folder: Path) -> None:
+    """A T5 encoder that knows no word, with its tokenizer."""
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    sizes = {"d_model": llamagen_official.FEATURES, "d_kv": 4, "d_ff": 8, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=3, num_layers=1, **sizes)).save_pretrained(folder)
+
+
+@pytest.fixture
+def weights(name, request, tmp_path_factory, monkeypatch) -> Path:
+    """A folder of weights with the tiny checkpoint, and with what it needs beside it."""
+    where = tmp_path_factory.mktemp("weights")
+    family = CATALOGUE[name].family
+    if family == "chameleon":
+        monkeypatch.setitem(chameleon.FORMATS, name, ANOLE if name == "anole-7b" else LUMINA)
+        save_anole(where / "anole-7b")
+        if name != "anole-7b":
+            save_checkpoint(where / name, *tiny_chameleon(LUMINA))
+    elif family == "llamagen_official":
+        tiny = Tiny(DIM, LAYERS, HEADS, GRID, captioned=True)
+        monkeypatch.setitem(llamagen_official.FORMATS, name, tiny)
+        monkeypatch.setattr(llamagen_official, "LlamaGenVQ", tiny_vq)
+        for folder in (name, "llamagen-vq"):
+            (where / folder).mkdir()
+        torch.save({"module": llamagen_weights(True)}, where / name / "t2i_XL_stage1_256.pt")
+        torch.save({"model": tiny_vq(5).state_dict()}, where / "llamagen-vq" / "vq_ds16_t2i.pt")
+        save_captions(where / "flan-t5-xl")
+    else:
+        monkeypatch.setattr(emu3, "SIDE", 4)
+        (where / name).symlink_to(request.getfixturevalue(f"{family}_folder"))
+    for module in ("paths", "models.registry", "doctor"):
+        monkeypatch.setattr(f"pjd.{module}.WEIGHTS", where)
+    monkeypatch.setenv("COLUMNS", "200")
+    return where
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_of_each_family_takes_any_caption(name, weights, tmp_path):
+    output = tmp_path / "out"
+    options = ["--model", name, "--context", "2", "--top-k", "5", "-o", str(output)]
+    done = CliRunner().invoke(app, ["generate", *PROMPTS, *options])
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == len(PROMPTS)
+    assert len(list(output.iterdir())) == len(PROMPTS)
+    for path in output.iterdir():
+        with Image.open(path) as image:
+            assert image.width > 4
+
+
+def on_disk(name: str) -> str:
+    """What `pjd models` says of a checkpoint."""
+    lines = CliRunner().invoke(app, ["models"]).stdout.splitlines()
+    return next(line for line in lines if f" {name} " in line).split("│")[2].strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_missing_is_named_by_doctor_and_refused_by_generate(name, weights, tmp_path):
+    def said() -> tuple[bool, str]:
+        return next((good, text) for good, subject, text in weights_found() if subject == name)
+
+    assert CATALOGUE[name].missing(weights / name) == []
+    assert on_disk(name) == "yes" and said()[0]
+    for number, file in enumerate(sorted((weights / name).iterdir())):
+        content = file.read_bytes()
+        file.unlink()
+        lacking = CATALOGUE[name].missing(weights / name)
+        good, text = said()
+        assert good == (not lacking) and all(part in text for part in lacking)
+        assert on_disk(name) == ("no" if lacking else "yes")
+        arguments = ["cat", "--model", name, "--top-k", "5", "-o", str(tmp_path / str(number))]
+        done = CliRunner().invoke(app, ["generate", *arguments])
+        assert (done.exit_code != 0) == bool(lacking), file
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["lumina-mgpt-7b-768"])
+def test_folders_beside_are_needed_and_a_folder_of_the_same_name_elsewhere_will_do(
+    name, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pjd.models.registry.WEIGHTS", tmp_path / "empty")
+    arguments = ["generate", "cat", "--model", str(weights / name), "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    (weights / "anole-7b" / "model.safetensors").unlink()
+    (weights / name / "tokenizer.json").unlink()
+    assert CATALOGUE[name].missing(weights / name) == [
+        "tokenizer.json or ../lumina-mgpt-7b-768/tokenizer.json",
+        "../anole-7b/*.safetensors",
+    ]
+
+
+def test_the_shards_that_an_index_names_are_needed(tmp_path):
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    for file in ("config.json", "tokenizer.json", "a.safetensors"):
+        (tmp_path / file).touch()
+    assert CATALOGUE["anole-7b"].missing(tmp_path) == ["b.safetensors"]
+
+
+def test_the_catalogue_has_the_defaults_of_the_families():
+    formats = chameleon.FORMATS | llamagen_official.FORMATS
+    defaults = {"janus": janus.SAMPLING, "emu3": emu3.SAMPLING}
+    for name, official in CATALOGUE.items():
+        expected = formats[name].sampling if name in formats else defaults[official.family]
+        assert official.sampling == expected, name
