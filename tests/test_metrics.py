@@ -3,11 +3,13 @@ import pytest
 import torch
 from backbones import CODES, plain_logits, sequence, tiny_llama
 from tiny import tiny_model
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from pjd.engine import Engine
 from pjd.generation import generate
 from pjd.methods import configure
 from pjd.metrics import bootstrap, flat_codes, frechet, log_likelihood
+from pjd.quality import Given
 
 PROMPTS = ["cat", "red dog"]
 
@@ -71,6 +73,16 @@ def test_frechet_distance_of_shifted_sets():
     points = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
     assert frechet(points, points) == pytest.approx(0, abs=1e-4)
     assert frechet(points, points + 2) == pytest.approx(4 * 2**2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("images", "width"), [(40, 60), (300, 16)])
+def test_frechet_distance_is_torchmetrics(images, width):
+    torch.manual_seed(0)
+    first, second = torch.randn(2, images, width) @ torch.randn(width, width)
+    metric = FrechetInceptionDistance(feature=Given(width))
+    metric.update(first, real=True)
+    metric.update(second + 0.5, real=False)
+    assert frechet(first, second + 0.5) == pytest.approx(float(metric.compute()), rel=1e-3)
 
 
 def test_flat_codes():
