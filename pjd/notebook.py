@@ -52,6 +52,9 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     failure = None
     for name, value in KEEP_MEMORY.items():
         os.environ.setdefault(name, value)
+    # A queued experiment runs in a copy of the project: its kernel must not import the original.
+    packages = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(packages))
     try:
         papermill.execute_notebook(
             str(path),

@@ -117,7 +117,8 @@ def commands(page: str) -> list[str]:
 def shell(folder: Path, command: str) -> subprocess.CompletedProcess:
     """Run a command line in ``folder``, with its code and this environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": path}
+    # A table that does not fit loses the names of its columns.
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": path, "COLUMNS": "999"}
     return subprocess.run(
         command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -175,7 +176,7 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
 def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
     folder = tmp_path / "project"
     copy_of_the_project(folder, "paper")
-    dvc(folder, "pull", "data.dvc")
+    dvc(folder, "pull", "data.dvc", "train@emoji-64")
     model, language = tiny_chameleon(replace(lumina(512, 512), sampling={}))
     save_checkpoint(folder / "weights" / "lumina-mgpt-7b-512", model, language)
     # Its image decoder is the one within Anole's checkpoint.
