@@ -120,7 +120,13 @@ def shell(folder: Path, command: str) -> subprocess.CompletedProcess:
     # A table that does not fit loses the names of its columns.
     environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": path, "COLUMNS": "999"}
     return subprocess.run(
-        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
+        command,
+        shell=True,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
 
 
