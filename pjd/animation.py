@@ -45,6 +45,7 @@ def animate(
     side: int = 192,
     every: int | None = None,
     duration: int = 100,
+    limit: int = 2_000_000,
 ) -> None:
     """Write a GIF of several decoders filling the same image, at equal model forwards.
 
@@ -56,6 +57,7 @@ def animate(
         side: pixels of a picture.
         every: forwards a frame; None: at least 3, and so many that there are about 90 frames.
         duration: milliseconds a frame; the last stays for two seconds.
+        limit: bytes; a file that is larger is made again with half as many frames.
     """
     font = ImageFont.load_default(size=15)
     courses = {label: course(result, image, grid) for label, result in results.items()}
@@ -83,3 +85,5 @@ def animate(
     path.parent.mkdir(parents=True, exist_ok=True)
     durations = [duration] * (len(frames) - 1) + [2000]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    if path.stat().st_size > limit and len(frames) > 2:
+        animate(results, image, grid, path, side, 2 * every, 2 * duration, limit)

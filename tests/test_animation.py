@@ -26,3 +26,7 @@ def test_every_decoder_runs_at_its_own_forwards(model, tmp_path):
     animate(results, 0, model.grid, tmp_path / "x.gif", side=48, every=1)
     with Image.open(tmp_path / "x.gif") as picture:
         assert picture.n_frames == 36
+    size = (tmp_path / "x.gif").stat().st_size
+    animate(results, 0, model.grid, tmp_path / "y.gif", side=48, every=1, limit=size - 1)
+    with Image.open(tmp_path / "y.gif") as picture:
+        assert picture.n_frames == 18 and (tmp_path / "y.gif").stat().st_size < size
