@@ -21,7 +21,8 @@ export TOKENIZERS_PARALLELISM ?= false
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reproduce main train bench test smoke lint format clean
+# `runs` is a folder too.
+.PHONY: help env data runs reproduce main train bench test smoke lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,24 +57,17 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 
 # --- the pipeline ---
 
-# What ships with the repository and is not recomputed: tracked data, and frozen stages (weights).
-# The rest is not pulled, so that a killed run keeps what it has.
-SHIPPED := from dvc.repo import Repo; print(*(stage.addressing for stage in Repo().index.stages if stage.frozen or stage.is_data_source))
+# What is not named here is not pulled, so that a killed run keeps what it has.
+PULL = $(BIN)/dvc pull --allow-missing $(1) </dev/null >/dev/null \
+	|| echo "Not everything was pulled (see above): going on with what is here." >&2
 
 data: $(VENV)/stamp ## check out the data and weights that ship with the repository
-	@set -e; if [ -d .dvc ]; then \
-		shipped=$$($(BIN)/python -c "$(SHIPPED)"); \
-		[ -z "$$shipped" ] || $(BIN)/dvc pull --allow-missing $$shipped </dev/null >/dev/null \
-			|| echo "Not everything was pulled (see above): going on with what is here." >&2; \
-	fi
+	@if [ -d .dvc ]; then $(call PULL,data.dvc train); fi
 
-# What the sweeps decoded ships too; runs that are here already stay as they are.
-DECODED := from dvc.repo import Repo; print(*(stage.addressing for stage in Repo().index.stages if stage.addressing.startswith(("decode-sweep", "decode-other")) and not any(out.exists for out in stage.outs)))
+runs: data ## check out the runs of the sweeps, which ship with the repository too
+	@$(call PULL,decode-sweep decode-other)
 
-reproduce: data ## run the pipeline: every figure and table, from the data to the report; resumes
-	@decoded=$$($(BIN)/python -c "$(DECODED)"); \
-		[ -z "$$decoded" ] || $(BIN)/dvc pull --allow-missing $$decoded </dev/null >/dev/null \
-			|| echo "Not all runs were pulled (see above): decoding what is missing." >&2
+reproduce: runs ## run the pipeline: every figure and table, from the data to the report; resumes
 	$(BIN)/dvc repro report
 	@echo "The report: $(CURDIR)/reports/index.html"
 

@@ -1,5 +1,6 @@
 """How every figure is styled and saved, and the pieces that several figures share."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,11 @@ from PIL.Image import Image
 from pjd.generation import pictures
 from pjd.models.base import ImageModel
 from pjd.paths import FIGURES, RUNS
+from pjd.prompts import SHARES
 from pjd.runs import codes, folder, read_table
+
+TITLE = 26
+"""Letters that fit above a picture."""
 
 
 def style() -> None:
@@ -77,7 +82,8 @@ def image_rows(
             if place == 0:
                 axis.set_ylabel(label, fontsize=10, **text)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=7.5, **text)
+        wrapped = "\n".join(textwrap.fill(part, TITLE) for part in title.splitlines())
+        axis.set_title(wrapped, fontsize=7.5, **text)
     return figure
 
 
@@ -117,11 +123,19 @@ def compared(model: ImageModel, runs: list[str], chosen: list[int]) -> Figure:
 GAP = "gap to AR, nats a token"
 """Name of the axis: mean log-likelihood of a token under the exact model, less that of AR's."""
 
-GROUPS = (
-    "Groups: unseen-style: the name was trained in other styles only; unseen-name: never seen; "
-    "train: a training caption."
-)
-"""For captions of figures with prompts."""
+
+def explained(groups: pd.Series) -> str:
+    """What the corpus' groups of prompts mean, for a caption; nothing where ``groups`` are others.
+
+    Args:
+        groups: of the prompts that are shown.
+    """
+    if not set(groups) <= set(SHARES):
+        return ""
+    return (
+        " Groups: unseen-style: the name was trained in other styles only; unseen-name: never "
+        "seen; train: a training caption."
+    )
 
 
 NAMES = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pjd.mask import causal
-from pjd.models.base import ImageModel
+from pjd.models.base import ImageModel, Prompt
 from pjd.sampling import guide
 
 
@@ -28,6 +28,32 @@ def bootstrap(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
     rows = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     low, high = np.quantile(values[rows].mean(1), [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def teacher_forced(
+    model: ImageModel, prompt: Prompt, tokens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs of one forward over prompts and whole images, but for each image's last token.
+
+    Args:
+        model: what they are for.
+        prompt: encoded; all its branches get the same images.
+        tokens: codes int64 [images, R * C], on the model's device.
+
+    Returns:
+        Embeddings, position ids and causal mask as :meth:`pjd.models.base.ImageModel.forward`
+        takes them, forced row-end tokens included.
+    """
+    grid = model.grid
+    rows = tokens.unflatten(1, (grid.rows, grid.columns))
+    written = F.pad(rows, (0, grid.stride - grid.columns), value=model.vocabulary).flatten(1)
+    branches = len(prompt.mask) // len(tokens)
+    image = model.embed(written[:, :-1]).repeat(branches, 1, 1)
+    x = torch.cat([prompt.embeddings, image], dim=1)
+    mask = causal(F.pad(prompt.mask, (0, image.shape[1]), value=True), x.shape[1])
+    after = torch.arange(1, image.shape[1] + 1, device=x.device)
+    positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + after], dim=1)
+    return x, positions, mask
 
 
 @torch.inference_mode()
@@ -63,16 +89,9 @@ def log_likelihood(
     is_code = torch.arange(grid.length) % grid.stride < grid.columns
     for first in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
         codes = tokens[first : first + batch_size].to(model.device)
-        rows = codes.unflatten(1, (grid.rows, grid.columns))
-        written = F.pad(rows, (0, grid.stride - grid.columns), value=model.vocabulary).flatten(1)
         guided = guidance != 1
         prompt = model.encode(prompts[first : first + batch_size], guided)
-        branches = 2 if guided else 1
-        image = model.embed(written[:, :-1]).repeat(branches, 1, 1)
-        x = torch.cat([prompt.embeddings, image], dim=1)
-        mask = causal(F.pad(prompt.mask, (0, image.shape[1]), value=True), x.shape[1])
-        after = torch.arange(1, image.shape[1] + 1, device=x.device)
-        positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + after], dim=1)
+        x, positions, mask = teacher_forced(model, prompt, codes)
         logits = model.forward(x, positions, mask)[:, prompt.mask.shape[1] - 1 :][:, is_code]
         if guided:
             logits = guide(logits, guidance)
