@@ -5,7 +5,6 @@ import html
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -25,6 +24,7 @@ img {{ max-width: 100%; height: auto; }}
 figure {{ margin: 0; }} figcaption {{ color: #555; font-size: .9rem; margin-top: .4rem; }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }}
+td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .wide {{ overflow-x: auto; }}
 </style></head><body>
@@ -32,8 +32,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 <p>{summary}</p>
 {verdict}
 {sections}
-<h2>What ran</h2>
-<div class="wide">{ran}</div>
+{ran}
 {credits}
 </body></html>
 """
@@ -91,16 +90,27 @@ def credits(models: set[str]) -> str:
     return f"<h2>Credits</h2><p>{html.escape(text)}</p>"
 
 
-def provenance(runs: set[str]) -> dict[str, Any]:
-    """Stamps of ``runs``: what they share, and each run's options."""
+def what_ran(runs: set[str]) -> str:
+    """Section from the stamps of ``runs``: what all share, and each run's own options."""
     stamps = {
         path.parent.parent.relative_to(RUNS).as_posix(): json.loads(path.read_text())
         for path in sorted(RUNS.glob("*/*/decode/run.json"))
         if path.parent.parent.relative_to(RUNS).as_posix() in runs
     }
-    first = next(iter(stamps.values()))
-    shared = {key: first[key] for key in ("model", "dtype", "python", "machine", "gpu", "versions")}
-    return {**shared, **{name: stamp["config"] for name, stamp in stamps.items()}}
+    where = ("model", "dtype", "python", "machine", "gpu")
+    rows = {
+        name: {key: stamp[key] for key in where} | stamp["versions"] | stamp["config"]
+        for name, stamp in stamps.items()
+    }
+    text = pd.DataFrame(rows).T.astype(str)
+    alike = text.nunique() == 1
+    shared = text.loc[:, alike].iloc[0].to_dict()
+    listed = html.escape("; ".join(f"{key}: {value}" for key, value in shared.items()))
+    own = text.loc[:, ~alike].rename_axis("run").reset_index().to_html(index=False, border=0)
+    return (
+        f"<h2>What ran</h2><p>All runs: {listed}.</p><details><summary>What differs, by run"
+        f'</summary><div class="wide">{own}</div></details>'
+    )
 
 
 def verdict() -> str:
@@ -172,16 +182,11 @@ def main(page: str = "index") -> int:
         wanted += [*parameters()["sweep_figures"], "latency"]
     runs = read_table(RESULTS / ("sweeps.parquet" if page == "index" else "collected.parquet"))
     chosen = {name: title for name, title in SECTIONS.items() if name in wanted}
-    stamps = provenance(set(runs.run))
-    ran = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(json.dumps(value))}</td></tr>"
-        for name, value in stamps.items()
-    )
     text = PAGE.format(
         summary=html.escape(summary(runs[runs.run.str.startswith("main/")])),
         verdict=verdict(),
         sections="\n".join(section(name, title) for name, title in chosen.items()),
-        ran=f"<table>{ran}</table>",
+        ran=what_ran(set(runs.run)),
         credits=credits(set(runs.model)),
         model=html.escape(runs.model.iloc[0]),
     )
