@@ -17,13 +17,14 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 82rem; margin: 2rem auto; padding: 0 1rem;
   color: #1b1b1f; background: #fff; }}
+p, figure {{ max-width: 62rem; }}
 h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; }}
 img {{ max-width: 100%; height: auto; }}
 figure {{ margin: 0; }} figcaption {{ color: #555; font-size: .9rem; margin-top: .4rem; }}
-table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }}
+table {{ border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #ddd; }}
 td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .wide {{ overflow-x: auto; }}
