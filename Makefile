@@ -94,7 +94,7 @@ bench: data ## time methods: SHAPES=llamagen-xl,lumina-mgpt-7b BATCHES=1 DEVICE=
 # --- the code ---
 
 test: data ## run all tests, a small run of the whole pipeline among them
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 smoke: data ## only the small run of the whole pipeline
 	$(BIN)/python -m pytest -k smoke $(PYTEST_ARGS)

@@ -34,6 +34,8 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     Raises:
         NotebookError: for an unknown parameter, a missing notebook or a failing cell.
     """
+    # A grammar of web addresses that jsonschema takes a second to compile, and does without.
+    sys.modules.setdefault("rfc3987_syntax", None)
     import nbformat
     import papermill
     from nbconvert import HTMLExporter

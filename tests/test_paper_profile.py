@@ -1,0 +1,85 @@
+"""The pipeline under the paper's settings, on a tiny checkpoint of the form of Lumina-mGPT's."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from backbones import save_checkpoint, tiny_chameleon
+from PIL import Image
+from project import copy_of_the_project, dvc, overlay
+from safetensors.torch import save_file
+
+from pjd.models.chameleon import VQ, lumina
+
+
+@pytest.mark.slow
+def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
+    folder = tmp_path / "project"
+    copy_of_the_project(folder, "paper")
+    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    model, language = tiny_chameleon(replace(lumina(512, 512), sampling={}))
+    save_checkpoint(folder / "weights" / "lumina-mgpt-7b-512", model, language)
+    # Its image decoder is the one within Anole's checkpoint.
+    (folder / "weights" / "anole-7b").mkdir()
+    within = {VQ + name: tensor for name, tensor in model.pixels.state_dict().items()}
+    save_file(within, folder / "weights" / "anole-7b" / "model.safetensors")
+    prompts = folder / "prompts"
+    captions = [{"image_id": 7 * n, "id": n, "caption": "red cat"} for n in range(2)]
+    (prompts / "val2017").mkdir(parents=True)
+    (prompts / "captions_val2017.json").write_text(json.dumps({"annotations": captions}))
+    for number in range(2):
+        colour = (120 * number, 50, 90)
+        Image.new("RGB", (64, 40), colour).save(prompts / "val2017" / f"{7 * number:012d}.jpg")
+    (prompts / "PartiPrompts.tsv").write_text(
+        "Prompt\tCategory\tChallenge\tNote\nred cat\tAnimals\tBasic\t\n1\tWorld\tBasic\t\n"
+    )
+    parti = "prompts: prompts/PartiPrompts.tsv, images: 2"
+    model = "lumina-mgpt-7b-512"
+    overlay(
+        folder,
+        {
+            "model": model,
+            "device": "cpu",
+            "dtype": "float32",
+            "images": 2,
+            "top_k": 5,
+            "contexts": [8, 16],
+            "sweeps": {
+                "pjd-nomask-8": {"group": "mask", "options": "method: pjd-nomask, context: 8"},
+                "parti-ar": {"group": "parti", "options": f"method: ar, {parti}"},
+                "parti-pjd-8": {"group": "parti", "options": f"method: pjd, context: 8, {parti}"},
+            },
+            "other_models": [model],
+            "other_runs": {
+                "other-ar": {"model": model, "run": "ar", "options": "method: ar, top_k: 3"}
+            },
+            "reader_pictures": 64,
+            "sweep_figures": {
+                "fig02_attention": {"notebook": "fig02_attention", "options": "images: 1"},
+                "fig14_mask": {
+                    "notebook": "compared",
+                    "options": "runs: [main/context-8, mask/pjd-nomask-8]",
+                },
+                "table1_methods": {"notebook": "table1_main", "options": ""},
+                "table2_held_out": {
+                    "notebook": "table2_held_out",
+                    "options": "reference: parti/parti-ar, split: false, "
+                    "runs: [parti/parti-ar, parti/parti-pjd-8]",
+                },
+                "table4_mask": {"notebook": "table4_mask", "options": ""},
+            },
+        },
+    )
+    dvc(folder, "repro", "report")
+    table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
+    # A row of this family ends with a token that no code stands for.
+    assert table.steps["main/ar"] == 32 * 33 and table.compression["main/ar"] == 1
+    assert table.steps["main/context-8"] < table.steps["main/context-16"] < 32 * 33
+    assert table[["gap", "frechet_real", "nats"]].notna().all().all()
+    assert "coco" in (folder / "figures" / "fig01_pairs" / "fig01_pairs.svg").read_text()
+    parti = pd.read_csv(folder / "figures" / "table2_held_out" / "table2_held_out.csv")
+    assert parti["steps, all prompts"].tolist()[0] == 32 * 33 and len(parti) == 2
+    report = (folder / "reports" / "index.html").read_text()
+    assert f"on {model}</h1>" in report and "Credits" not in report
+    assert "up to date" in dvc(folder, "repro", "report")
