@@ -1,4 +1,4 @@
-"""Muon in single precision.
+"""Muon in a precision of choice.
 
 ``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic does
 eight times slower than in float32: it took longer than the rest of a training step.
@@ -31,13 +31,20 @@ class Muon(Optimizer):
         lr: learning rate; the update's RMS is matched to AdamW's, so AdamW's rates carry over.
         momentum: of Nesterov's kind.
         weight_decay: decoupled.
+        dtype: of the orthogonalisation; bfloat16 will do, where it is fast.
     """
 
     def __init__(
-        self, params: list[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: list[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Group the parameters."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -56,8 +63,7 @@ class Muon(Optimizer):
                     momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(parameter.grad.lerp(momentum, group["momentum"]))
                 scale = 0.2 * max(shape) ** 0.5
-                for parameter, update in zip(
-                    parameters, orthogonal(torch.stack(updates)), strict=True
-                ):
+                steps = orthogonal(torch.stack(updates).to(self.dtype))
+                for parameter, update in zip(parameters, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * scale)

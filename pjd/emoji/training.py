@@ -316,8 +316,10 @@ def train_transformer(
     hidden = [p for p in model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in hidden}
     rest = [p for p in both.parameters() if id(p) not in chosen]
+    half = has_bfloat16(next(model.parameters()).device)
+    precision = torch.bfloat16 if half else torch.float32
     optimizers = [
-        Muon(hidden, lr=rate, weight_decay=weight_decay),
+        Muon(hidden, lr=rate, weight_decay=weight_decay, dtype=precision),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay / 10),
     ]
     training = Training(both, optimizers, steps, checkpoint)
@@ -337,9 +339,7 @@ def train_transformer(
         tokens = tokenizer.encode(source.images(rows, backgrounds, offset)).flatten(1)
         captions = source.captions(rows, backgrounds, drop=learn)
         unconditional = torch.rand(count) < (0.1 if learn else 0.0)
-        with torch.autocast(
-            tokens.device.type, torch.bfloat16, enabled=has_bfloat16(tokens.device)
-        ):
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=half):
             logits = forward(words(captions), captions > 0, unconditional, tokens)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
