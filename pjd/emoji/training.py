@@ -137,10 +137,11 @@ class Training:
         return pd.DataFrame(self.history)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast: on GPUs, and on CPUs with instructions for them."""
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Of products: bfloat16 on GPUs and on CPUs with instructions for it, else float32."""
     able = torch.cpu.get_capabilities()
-    return device.type == "cuda" or any(able.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    fast = device.type == "cuda" or any(able.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return torch.bfloat16 if fast else torch.float32
 
 
 def train_tokenizer(
@@ -316,10 +317,9 @@ def train_transformer(
     hidden = [p for p in model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in hidden}
     rest = [p for p in both.parameters() if id(p) not in chosen]
-    half = has_bfloat16(next(model.parameters()).device)
-    precision = torch.bfloat16 if half else torch.float32
+    dtype = fast_dtype(next(model.parameters()).device)
     optimizers = [
-        Muon(hidden, lr=rate, weight_decay=weight_decay, dtype=precision),
+        Muon(hidden, lr=rate, weight_decay=weight_decay, dtype=dtype),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay / 10),
     ]
     training = Training(both, optimizers, steps, checkpoint)
@@ -339,7 +339,7 @@ def train_transformer(
         tokens = tokenizer.encode(source.images(rows, backgrounds, offset)).flatten(1)
         captions = source.captions(rows, backgrounds, drop=learn)
         unconditional = torch.rand(count) < (0.1 if learn else 0.0)
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
             logits = forward(words(captions), captions > 0, unconditional, tokens)
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
 
