@@ -15,6 +15,10 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_":
 """For the kernel: glibc would hand every large tensor's memory back, and fetch it page by page for
 the next. A third of the time of decoding and measuring went there."""
 
+QUIET = ["--log-level=CRITICAL"]
+"""For the kernel: it warns of its own transport in every run, and calls being asked to stop an
+error. What a cell prints and raises comes another way."""
+
 
 class NotebookError(RuntimeError):
     """A notebook that cannot run or failed: the message says which, where and why."""
@@ -63,6 +67,7 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
             str(executed),
             parameters=parameters,
             kernel_name="python3",
+            extra_arguments=QUIET,
             cwd=str(ROOT),
             progress_bar=sys.stderr.isatty(),
             log_output=True,
