@@ -42,7 +42,7 @@ def expectation(table: pd.DataFrame, model: str) -> dict[str, Any]:
     runs = {
         row["run"]: {
             name: {
-                "value": round(float(row[name]), 4),
+                "value": round(float(row[name]), 6),
                 "tolerance": round(tolerance(row[f"{name}_low"], row[f"{name}_high"]), 4),
             }
             for name in MEASURES
@@ -80,7 +80,7 @@ def compare(table: pd.DataFrame, model: str, expected: dict[str, Any]) -> pd.Dat
                     "run": run,
                     "measure": f"{name}, {MEASURES[name]}",
                     "measured": round(value, 3),
-                    "expected": claim["value"],
+                    "expected": round(claim["value"], 3),
                     "tolerance": claim["tolerance"],
                     "verdict": "missing" if np.isnan(value) else "as expected" if good else "FAILS",
                 }
