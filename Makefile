@@ -79,7 +79,7 @@ NAME ?= emoji-64
 DEVICE ?= cpu
 START ?= null
 train: data ## train an embedded model: NAME=emoji-96 DEVICE=cuda START=emoji-64; resumes
-	$(BIN)/python -m pjd.notebook notebooks/02_train.ipynb reports/notebooks/train-$(NAME).html \
+	$(BIN)/python -m pjd.pipeline.notebook notebooks/02_train.ipynb reports/notebooks/train-$(NAME).html \
 		'{name: $(NAME), device: $(DEVICE), start: $(START)}'
 
 SHAPES ?= emoji-64

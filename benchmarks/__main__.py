@@ -14,11 +14,11 @@ from rich.progress import track
 from benchmarks.measure import bandwidth, measure, transformers_ms
 from benchmarks.replay import RECORD, record, replay, tests_drafts
 from benchmarks.shapes import SHAPES
-from pjd.config import ParameterError, check_choice
-from pjd.methods import PRESETS, configure
-from pjd.models.base import ImageModel
+from pjd.decoder.config import ParameterError, check_choice
+from pjd.decoder.methods import PRESETS, configure
+from pjd.decoder.model import ImageModel
 from pjd.models.registry import DTYPES, EMOJI, compile_forward
-from pjd.runs import stamp, write_json
+from pjd.pipeline.runs import stamp, write_json
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.shapes import Shape
-from pjd.config import DecodeConfig
-from pjd.engine import Engine
-from pjd.front import Band
-from pjd.models.base import ImageModel
-from pjd.queries import Queries
-from pjd.state import State
-from pjd.verify import Drafts, Verdict
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.engine import Engine
+from pjd.decoder.model import ImageModel
+from pjd.decoder.queries import Queries
+from pjd.decoder.schedule import Band
+from pjd.decoder.state import State
+from pjd.decoder.verify import Drafts, Verdict
 
 
 class Clock:

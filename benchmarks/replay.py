@@ -7,10 +7,10 @@ import torch
 
 import pjd
 from benchmarks.shapes import llamagen
-from pjd.methods import PRESETS, configure
+from pjd.decoder.acceptance import RULES, Evidence, Rule
+from pjd.decoder.methods import PRESETS, configure
 from pjd.models.llamagen import LlamaGenConfig
-from pjd.prompts import read
-from pjd.rules import RULES, Evidence, Rule
+from pjd.pipeline.prompts import read
 
 RECORD = Path(__file__).parent / "acceptance.json"
 
@@ -50,8 +50,8 @@ def replay(shares: Sequence[float], device: torch.device | str, rule: str = "rat
     Args:
         shares: probabilities by depth; deeper drafts have the last one.
         device: where drafts are verified.
-        rule: the method's own, a key of :data:`pjd.rules.RULES`. It is computed, for its time,
-            and corrects what is rejected; only its answers are replaced.
+        rule: the method's own, a key of :data:`pjd.decoder.acceptance.RULES`. It is
+            computed, for its time, and corrects what is rejected; only its answers are replaced.
 
     Returns:
         The rule's name, for the option ``accept``.

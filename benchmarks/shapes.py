@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import pjd
-from pjd.grid import Grid
-from pjd.models.base import ImageModel
+from pjd.decoder.grid import Grid
+from pjd.decoder.model import ImageModel
 from pjd.models.captions import Words
-from pjd.models.decoder import DecoderModel, exact_rotary
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
 from pjd.models.registry import EMOJI
 from pjd.models.tokenizer import Tokenizer
+from pjd.models.transformers_decoder import DecoderModel, exact_rotary
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def generate(
         model: an image model of transformers (Chameleon, Emu3, Janus).
         pjd_method: a decoder, such as "pjd", "sjd", "zipar".
         pjd_seed: of the first image; image i has that plus i.
-        pjd_options: of :class:`pjd.config.DecodeConfig`, such as ``{"context": 11}``.
+        pjd_options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``{"context": 11}``.
         streamer: must be None: codes of many rows are found at once, in no order to stream.
         arguments: all others of ``generate``, as they are.
 

@@ -8,11 +8,11 @@ __version__ = "0.1.0"
 # Imported when first used: `import pjd` and the command line must not wait for torch.
 _PUBLIC = {
     "load": "pjd.models.registry",
-    "generate": "pjd.generation",
-    "Result": "pjd.generation",
-    "DecodeConfig": "pjd.config",
-    "ParameterError": "pjd.config",
-    "configure": "pjd.methods",
+    "generate": "pjd.api",
+    "Result": "pjd.api",
+    "DecodeConfig": "pjd.decoder.config",
+    "ParameterError": "pjd.decoder.config",
+    "configure": "pjd.decoder.methods",
     "decoding": "pjd.custom_generate",
 }
 __all__ = sorted(_PUBLIC)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pjd.config import DecodeConfig, ParameterError, check_integer
+from pjd.decoder.config import DecodeConfig, ParameterError, check_integer
 
 app = typer.Typer(
     add_completion=False,
@@ -72,7 +72,7 @@ def gather(prompts: list[str] | None, file: Path | None) -> list[str]:
     """
     listed = list(prompts or [])
     if file is not None:
-        from pjd.prompts import read
+        from pjd.pipeline.prompts import read
 
         listed += list(read(str(file)).prompt)
     if not listed:
@@ -107,7 +107,7 @@ def bar(images: int) -> Iterator[tuple[Callable[[float, int, float], None], Call
     """One bar for all images of a command, where there is a terminal.
 
     Yields:
-        What to tell of an image on its way, see :data:`pjd.generation.Progress`; and what to tell
+        What to tell of an image on its way, see :data:`pjd.api.Progress`; and what to tell
         how many images are finished, which is all that is known of several workers.
     """
     console = Console(stderr=True)
@@ -145,8 +145,8 @@ def decode(
     **how: Any,
 ) -> int:
     """Decode what is not in ``output`` yet; returns how many images failed."""
+    from pjd.decoder.methods import configure
     from pjd.jobs import plan, run, save
-    from pjd.methods import configure
 
     config: DecodeConfig = configure(method, **options, seed=seed)
     jobs = plan(prompts, images, name, config)
@@ -198,7 +198,7 @@ def generate(
     output: Output = Path("out"),
 ) -> None:
     """Generate images. What is in the folder already is not made again."""
-    from pjd.methods import configure
+    from pjd.decoder.methods import configure
     from pjd.models.registry import check_device, check_dtype, choose_device, resolve
 
     options = {
@@ -259,7 +259,7 @@ def compare(
     output: Output = Path("out"),
 ) -> None:
     """Decode the same captions and seeds by several methods: a table, and comparison.png."""
-    from pjd.methods import configure
+    from pjd.decoder.methods import configure
     from pjd.models.registry import check_device, check_dtype, choose_device, resolve
 
     asked = {"guidance": guidance, "temperature": temperature, "seed": seed}
@@ -274,7 +274,7 @@ def compare(
     listed = gather(prompts, file)
     resolve(model)
     device = choose_device(device)
-    from pjd.generation import generate as run
+    from pjd.api import generate as run
     from pjd.models.registry import load
 
     loaded = load(model, device, dtype, compiled)
@@ -284,7 +284,7 @@ def compare(
             results[method] = run(
                 loaded, listed, method, batch_size=batch_size, progress=advance, **chosen
             )
-    from pjd.figures import image_rows, style
+    from pjd.pipeline.figures import image_rows, style
 
     style()
     figure = image_rows(
@@ -382,7 +382,7 @@ def profile(
 ) -> None:
     """Lay a profile over params.yaml; `git checkout params.yaml` takes it back."""
     from pjd.paths import ROOT
-    from pjd.runs import lay_over
+    from pjd.pipeline.runs import lay_over
 
     keys = lay_over(ROOT / "profiles" / f"{name}.yaml", ROOT / "params.yaml")
     print(f"params.yaml has the profile {name} now: {', '.join(keys)}")
@@ -395,7 +395,7 @@ def verify(
     ] = False,
 ) -> None:
     """Compare the main run with the committed results; exit code 1 if a line fails."""
-    from pjd.verdict import verify as compare_lines
+    from pjd.pipeline.reproduction import verify as compare_lines
 
     lines = compare_lines(write=write)
     typer.echo(lines.to_string(index=False))

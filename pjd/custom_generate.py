@@ -24,10 +24,10 @@ from transformers.generation import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-from pjd.config import DecodeConfig, ParameterError
-from pjd.engine import Engine
-from pjd.generation import check_seeds
-from pjd.methods import configure
+from pjd.api import check_seeds
+from pjd.decoder.config import DecodeConfig, ParameterError
+from pjd.decoder.engine import Engine
+from pjd.decoder.methods import configure
 
 FAMILIES = ("chameleon", "emu3", "janus")
 """Modules of :mod:`pjd.models`, by ``config.model_type``: their ``wrap`` takes tokens."""
@@ -104,10 +104,10 @@ def decoding(
     withholds, gets the prompt and nothing more.
 
     Args:
-        method: a key of :data:`pjd.methods.PRESETS`.
+        method: a key of :data:`pjd.decoder.methods.PRESETS`.
         seed: of the first image; image i has ``seed + i``.
         seeds: one an image, instead.
-        options: of :class:`pjd.config.DecodeConfig`, such as ``context=11``.
+        options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=11``.
 
     Raises:
         ParameterError: for an option that is not allowed, at once; for a model or a prompt that

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL.PngImagePlugin import PngInfo
 
-from pjd.config import DecodeConfig, ParameterError
-from pjd.generation import Progress, Result, generate
-from pjd.models.base import ImageModel
+from pjd.api import Progress, Result, generate
+from pjd.decoder.config import DecodeConfig, ParameterError
+from pjd.decoder.model import ImageModel
 from pjd.models.registry import load
 
 
@@ -124,8 +124,8 @@ def run(
     Args:
         name: the model, see :func:`pjd.load`.
         jobs: from :func:`plan`.
-        method: a key of :data:`pjd.methods.PRESETS`.
-        options: of :class:`pjd.config.DecodeConfig`, without a seed.
+        method: a key of :data:`pjd.decoder.methods.PRESETS`.
+        options: of :class:`pjd.decoder.config.DecodeConfig`, without a seed.
         batch_size: most images done together.
         workers: processes, each with its own model and, with ``device`` "cuda", its own GPU; more
             than one need Ray, on this machine or on the cluster that RAY_ADDRESS names.

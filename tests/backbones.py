@@ -19,11 +19,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from pjd.grid import Grid
-from pjd.models.base import ImageModel
+from pjd.decoder.grid import Grid
+from pjd.decoder.model import ImageModel
 from pjd.models.chameleon import VQ, Format, anole, assemble, lumina
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
-from pjd.models.decoder import DecoderModel, code_head
+from pjd.models.transformers_decoder import DecoderModel, code_head
 
 WORDS = ["cat", "dog", "red", "an", "of"]
 SPECIAL = ["<s>", "<racm3:break>", "<reserved08706>", "<reserved08799>"]

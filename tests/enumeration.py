@@ -11,11 +11,11 @@ from scipy.stats import chisquare
 from tiny import tiny_model
 from torch import Tensor
 
-from pjd.config import DecodeConfig
-from pjd.engine import Engine
-from pjd.grid import Grid
-from pjd.models.base import ImageModel
-from pjd.sampling import guide, probabilities
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.engine import Engine
+from pjd.decoder.grid import Grid
+from pjd.decoder.model import ImageModel
+from pjd.decoder.sampling import guide, probabilities
 
 
 class RowEnds:

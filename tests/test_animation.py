@@ -1,8 +1,8 @@
 import torch
 from PIL import Image
 
-from pjd.animation import animate, course
-from pjd.generation import generate
+from pjd.api import generate
+from pjd.pipeline.animation import animate, course
 
 
 def test_the_course_of_an_image_ends_complete_and_never_loses_a_code(model):

@@ -3,9 +3,9 @@ import torch
 from backbones import MODELS
 from tiny import tiny_model
 
-from pjd.attention import attention_map, locality
-from pjd.grid import Grid
-from pjd.metrics import teacher_forced
+from pjd.decoder.grid import Grid
+from pjd.measure.attention import attention_map, locality
+from pjd.measure.fidelity import teacher_forced
 from pjd.models.llamagen import rotate
 
 

@@ -13,13 +13,13 @@ import benchmarks.replay
 from benchmarks.measure import TimedEngine, by_quarter, measure
 from benchmarks.replay import RECORD, record, replay
 from benchmarks.shapes import SHAPES, Shape, llama, llamagen
-from pjd.cache import SlotCache
-from pjd.config import ParameterError
-from pjd.methods import PRESETS, configure
+from pjd.decoder.acceptance import RULES, Rule
+from pjd.decoder.cache import SlotCache
+from pjd.decoder.config import ParameterError
+from pjd.decoder.methods import PRESETS, configure
+from pjd.decoder.trace import Trace
 from pjd.models.llamagen import LlamaGenConfig
-from pjd.rules import RULES, Rule
-from pjd.runs import parameters
-from pjd.trace import Trace
+from pjd.pipeline.runs import parameters
 from tests.tiny import tiny_model
 
 CONFIG = LlamaGenConfig(16, 2, 2, 64, 8, prefix=4, caption_dim=8)

@@ -24,8 +24,8 @@ from transformers.models.chameleon.modeling_chameleon import (
 )
 
 import pjd
-from pjd.generation import generate
-from pjd.methods import configure
+from pjd.api import generate
+from pjd.decoder.methods import configure
 from pjd.models import chameleon
 from pjd.models.chameleon import FORMATS, VQ, expand_norms, image_tokens, lumina
 from pjd.models.chameleon_vq import ChameleonVQ

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pjd import doctor
 from pjd.cli import app
-from pjd.config import ParameterError
+from pjd.decoder.config import ParameterError
 from pjd.models import registry
 from pjd.models.catalogue import CATALOGUE
 

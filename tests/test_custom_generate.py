@@ -7,7 +7,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 from transformers.generation import GenerateDecoderOnlyOutput, MaxTimeCriteria
 
 import pjd
-from pjd.generation import generate
+from pjd.api import generate
 from pjd.models import chameleon
 from pjd.paths import ROOT
 

@@ -6,12 +6,12 @@ from backbones import MODELS, Tiles, greedy, plain_logits, sequence, staircase, 
 from torch import nn
 from transformers import MistralConfig, MistralModel
 
-from pjd.engine import Engine
-from pjd.generation import generate
-from pjd.grid import Grid
-from pjd.mask import causal
-from pjd.methods import PRESETS, configure
-from pjd.models.decoder import DecoderCache, DecoderModel, code_head
+from pjd.api import generate
+from pjd.decoder.engine import Engine
+from pjd.decoder.grid import Grid
+from pjd.decoder.mask import causal
+from pjd.decoder.methods import PRESETS, configure
+from pjd.models.transformers_decoder import DecoderCache, DecoderModel, code_head
 
 PROMPTS = ["cat", "red dog of an cat", "red red"]
 GREEDY = {"temperature": 0, "guidance": 2.0}

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model
 
-from pjd.config import CHOICES, ParameterError
-from pjd.drafts import declare, predecessor, prepare
-from pjd.engine import Engine
-from pjd.front import band, wavefront_steps
-from pjd.generation import generate
-from pjd.mask import causal
-from pjd.methods import PRESETS, configure
-from pjd.metrics import log_likelihood
+from pjd.api import generate
+from pjd.decoder.acceptance import RULES, Rule
+from pjd.decoder.config import CHOICES, ParameterError
+from pjd.decoder.drafts import declare, predecessor, prepare
+from pjd.decoder.engine import Engine
+from pjd.decoder.mask import causal
+from pjd.decoder.methods import PRESETS, configure
+from pjd.decoder.schedule import band, wavefront_steps
+from pjd.measure.fidelity import log_likelihood
 from pjd.models.registry import compile_forward
-from pjd.rules import RULES, Rule
 
 PROMPTS = ["cat", "red dog", "dog", "red cat dog", "cat cat"]
 GREEDY = {"temperature": 0, "guidance": 2.0}

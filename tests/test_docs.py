@@ -8,12 +8,12 @@ import pytest
 from tiny import tiny_model
 
 import pjd
-from pjd import runs
-from pjd.evaluation import collect, evaluate
-from pjd.methods import PRESETS
+from pjd.decoder.acceptance import RULES
+from pjd.decoder.methods import PRESETS
 from pjd.models.registry import available
 from pjd.paths import ROOT
-from pjd.rules import RULES
+from pjd.pipeline import runs
+from pjd.pipeline.evaluate import collect, evaluate
 
 
 def examples(page: str) -> list[str]:

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Emu3Config, Emu3ForConditionalGeneration
 
 import pjd
-from pjd.generation import generate
-from pjd.mask import causal
-from pjd.methods import PRESETS
+from pjd.api import generate
+from pjd.decoder.mask import causal
+from pjd.decoder.methods import PRESETS
 from pjd.models import emu3
 from tests.backbones import BASE, logits_by_column
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
-from pjd.config import ParameterError
-from pjd.generation import generate
-from pjd.methods import configure
+from pjd.api import generate
+from pjd.decoder.config import ParameterError
+from pjd.decoder.methods import configure
 from pjd.models import emoji
 from pjd.models.llamagen import LlamaGenConfig
 from pjd.models.registry import resolve

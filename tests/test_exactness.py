@@ -5,10 +5,10 @@ import torch
 from enumeration import RowEnds, decode, exact, p_value, rectangle
 from tiny import tiny_model
 
-from pjd import rules
-from pjd.engine import Engine
-from pjd.generation import generate
-from pjd.methods import configure
+from pjd.api import generate
+from pjd.decoder import acceptance as rules
+from pjd.decoder.engine import Engine
+from pjd.decoder.methods import configure
 
 COUNT = 20_000
 WHOLE = {"context": 99}

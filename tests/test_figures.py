@@ -3,8 +3,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pjd.figures import first_of_groups, image_rows, swept
-from pjd.runs import lay_over
+from pjd.pipeline.figures import first_of_groups, image_rows, swept
+from pjd.pipeline.runs import lay_over
 
 
 def test_a_sweep_is_in_order_of_its_knob_and_no_limit_comes_last():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pjd.fingerprint import fingerprints, main, statements
+from pjd.pipeline.fingerprint import fingerprints, main, statements
 
 CODE = '''"""A module."""
 LIMIT = 3
@@ -73,12 +73,16 @@ def test_the_decoder_of_the_pipeline_has_one(tmp_path, capsys):
     assert main(["decoder", str(tmp_path / "decoder.json")]) == 0
     written = json.loads((tmp_path / "decoder.json").read_text())
     assert written == fingerprints("decoder") and len(set(written.values())) == len(written)
-    assert {"notebooks/03_decode.ipynb", "pjd/engine.py", "pjd/verify.py"} <= written.keys()
+    assert {
+        "notebooks/03_decode.ipynb",
+        "pjd/decoder/engine.py",
+        "pjd/decoder/verify.py",
+    } <= written.keys()
 
 
 def test_code_that_is_none_is_one_line(told, tmp_path, monkeypatch, capsys):
     (tmp_path / "dvc.yaml").write_text("stages: {decoder: {deps: [broken.py]}}")
     (tmp_path / "broken.py").write_text("def f(:")
-    monkeypatch.setattr("pjd.fingerprint.ROOT", tmp_path)
+    monkeypatch.setattr("pjd.pipeline.fingerprint.ROOT", tmp_path)
     assert main(["decoder", str(tmp_path / "x.json")]) == 1
     assert "broken.py" in capsys.readouterr().err and not (tmp_path / "x.json").exists()

@@ -15,9 +15,9 @@ from transformers.models.janus.configuration_janus import (
 )
 
 import pjd
-from pjd.generation import generate
-from pjd.mask import causal
-from pjd.methods import PRESETS
+from pjd.api import generate
+from pjd.decoder.mask import causal
+from pjd.decoder.methods import PRESETS
 from pjd.models import janus
 from pjd.models.catalogue import CATALOGUE
 from tests.backbones import BASE, logits_by_column

@@ -17,9 +17,9 @@ from PIL import Image
 from tiny import tiny_model
 
 from pjd import jobs
-from pjd.generation import generate
+from pjd.api import generate
+from pjd.decoder.methods import configure
 from pjd.jobs import attempt, plan, run, run_remote, save
-from pjd.methods import configure
 
 CONFIG = configure("zipar", context=2)
 

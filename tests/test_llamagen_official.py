@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
+from pjd.api import generate
 from pjd.cli import app
-from pjd.config import ParameterError
-from pjd.engine import Engine
-from pjd.generation import generate
-from pjd.mask import causal
-from pjd.methods import PRESETS, configure
+from pjd.decoder.config import ParameterError
+from pjd.decoder.engine import Engine
+from pjd.decoder.mask import causal
+from pjd.decoder.methods import PRESETS, configure
 from pjd.models import llamagen_official as official
 from pjd.models.catalogue import CATALOGUE
 from pjd.models.llamagen_vq import LlamaGenVQ

@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 
-from pjd.drafts import prepare
-from pjd.engine import Engine
-from pjd.front import band
-from pjd.mask import causal, drafts_seen, visible
-from pjd.methods import configure
+from pjd.decoder.drafts import prepare
+from pjd.decoder.engine import Engine
+from pjd.decoder.mask import causal, drafts_seen, visible
+from pjd.decoder.methods import configure
+from pjd.decoder.schedule import band
 
 
 def brute_force(query, key, committed, drafts, columns, stride, mask) -> bool:

@@ -5,11 +5,11 @@ from backbones import CODES, plain_logits, sequence, tiny_llama
 from tiny import tiny_model
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from pjd.engine import Engine
-from pjd.generation import generate
-from pjd.methods import configure
-from pjd.metrics import OneDnnLinear, bootstrap, flat_codes, frechet, log_likelihood
-from pjd.quality import Given
+from pjd.api import generate
+from pjd.decoder.engine import Engine
+from pjd.decoder.methods import configure
+from pjd.measure.fidelity import OneDnnLinear, bootstrap, flat_codes, frechet, log_likelihood
+from pjd.measure.quality import Given
 
 PROMPTS = ["cat", "red dog"]
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from project import commands, copy_of_the_project, dvc, overlay, shell
 
-from pjd.config import DecodeConfig
-from pjd.notebook import NotebookError
-from pjd.notebook import run as run_notebook
+from pjd.decoder.config import DecodeConfig
 from pjd.paths import ROOT
+from pjd.pipeline.notebook import NotebookError
+from pjd.pipeline.notebook import run as run_notebook
 
 
 def stages(folder: Path = ROOT) -> dict[str, str]:
@@ -27,7 +27,7 @@ def calls(folder: Path = ROOT) -> list[tuple[str, Path, dict]]:
     found = []
     for name, command in stages(folder).items():
         words = shlex.split(command)
-        if words[:3] == ["python", "-m", "pjd.notebook"]:
+        if words[:3] == ["python", "-m", "pjd.pipeline.notebook"]:
             parameters: dict = {}
             for mapping in words[5:]:
                 parameters |= yaml.safe_load(mapping)

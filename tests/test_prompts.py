@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from pjd.config import ParameterError
-from pjd.prompts import read
+from pjd.decoder.config import ParameterError
+from pjd.pipeline.prompts import read
 
 
 @pytest.fixture

@@ -4,11 +4,17 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from pjd.alignment import Reader, found
-from pjd.config import ParameterError
-from pjd.metrics import features
+from pjd.decoder.config import ParameterError
+from pjd.measure.fidelity import features
+from pjd.measure.quality import (
+    clip_score,
+    inception,
+    inception_score,
+    kernel_distance,
+    lite0_classes,
+)
+from pjd.measure.retrieval import Reader, found
 from pjd.models.captions import Words
-from pjd.quality import clip_score, inception, inception_score, kernel_distance, lite0_classes
 
 
 def test_kernel_distance_is_small_for_one_distribution_and_grows_with_the_shift():

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pjd import verdict
 from pjd.cli import app
+from pjd.pipeline import reproduction as verdict
 
 
 def table(images: int = 512) -> pd.DataFrame:

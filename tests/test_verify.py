@@ -2,10 +2,10 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from pjd.noise import uniform
-from pjd.rules import RULES, Evidence, Rule, ratio
-from pjd.sampling import draw, race
-from pjd.verify import Drafts, Limits, Noise, verify
+from pjd.decoder.acceptance import RULES, Evidence, Rule, ratio
+from pjd.decoder.noise import uniform
+from pjd.decoder.sampling import draw, race
+from pjd.decoder.verify import Drafts, Limits, Noise, verify
 
 DRAWS = 40_000
 TARGET = torch.tensor([0.5, 0.3, 0.2, 0.0])

@@ -1,1 +1,1 @@
-"""One file a model family, behind :class:`pjd.models.base.ImageModel`."""
+"""One file a model family, behind :class:`pjd.decoder.model.ImageModel`."""

@@ -32,7 +32,7 @@ class Checkpoint:
         memory: GiB for one image at a time in bfloat16, with what loading takes: computed from
             sizes, not measured.
         sampling: the model's own defaults, as its module has them, for options of
-            :class:`pjd.config.DecodeConfig`.
+            :class:`pjd.decoder.config.DecodeConfig`.
         source: where it is to be had.
         beside: files that lie in other folders beside its own: parameter of ``load``, and path.
     """

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration, PreTrainedTokenizerFast
 
-from pjd.config import ParameterError
-from pjd.grid import Grid
+from pjd.decoder.config import ParameterError
+from pjd.decoder.grid import Grid
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read, require
-from pjd.models.decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
 
 BEGIN = "<s>"
 SEPARATOR = "<reserved08706>"
@@ -46,7 +46,7 @@ class Format:
         start: names of the tokens between the text and the first image code.
         unconditional: names of the tokens that stand before the image without a prompt.
         row_end: name of the token after every row of codes, or None.
-        sampling: defaults for options of :class:`pjd.config.DecodeConfig`.
+        sampling: defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
     """
 
     width: int

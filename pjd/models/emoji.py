@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pjd.models.base import Prompt
+from pjd.decoder.model import Prompt
 from pjd.models.captions import Words
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig, LlamaGenModel
 from pjd.models.tokenizer import Tokenizer

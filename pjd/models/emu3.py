@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Emu3Config, Emu3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from pjd.config import ParameterError
-from pjd.grid import Grid
+from pjd.decoder.config import ParameterError
+from pjd.decoder.grid import Grid
 from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
 
 SIDE = 90
 """Rows and columns of codes in the official images of 720 x 720 pixels."""
@@ -80,7 +80,7 @@ def assemble(
     Args:
         name: for labels.
         language: the whole model; what reads images is not used.
-        prompt: see :class:`pjd.models.decoder.DecoderModel`.
+        prompt: see :class:`pjd.models.transformers_decoder.DecoderModel`.
         rows: of codes.
         columns: of codes.
         mean: see :class:`Pixels`; None: a half.

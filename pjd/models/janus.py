@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from pjd.config import ParameterError
-from pjd.grid import Grid
+from pjd.decoder.config import ParameterError
+from pjd.decoder.grid import Grid
 from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.decoder import DecoderModel, Wrapped, exact_rotary, numbered
 from pjd.models.tokenizer import to_uint8
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, exact_rotary, numbered
 
 SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
 """As in transformers' and the official generation."""
@@ -62,7 +62,7 @@ def assemble(
     Args:
         name: for labels.
         language: the whole model; what reads images is not used.
-        prompt: see :class:`pjd.models.decoder.DecoderModel`.
+        prompt: see :class:`pjd.models.transformers_decoder.DecoderModel`.
     """
     inner = language.model
     inner.language_model.set_attn_implementation("sdpa")

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pjd.cache import SlotCache
-from pjd.grid import Grid
-from pjd.mask import causal
-from pjd.models.base import Prompt
+from pjd.decoder.cache import SlotCache
+from pjd.decoder.grid import Grid
+from pjd.decoder.mask import causal
+from pjd.decoder.model import Prompt
 
 
 @dataclass(frozen=True)
@@ -245,14 +245,14 @@ class LlamaGen(nn.Module):
 
 
 class LlamaGenModel:
-    """What all image models around a LlamaGen share; see :class:`pjd.models.base.ImageModel`.
+    """What all image models around a LlamaGen share; see :class:`pjd.decoder.model.ImageModel`.
 
     A subclass encodes prompts and decodes codes.
 
     Args:
         name: for labels.
         transformer: on its device, in its dtype.
-        sampling: the model's own defaults for options of :class:`pjd.config.DecodeConfig`.
+        sampling: the model's own defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
     """
 
     def __init__(self, name: str, transformer: LlamaGen, sampling: dict[str, float | int]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pjd.config import ParameterError
-from pjd.models.base import Prompt
+from pjd.decoder.config import ParameterError
+from pjd.decoder.model import Prompt
 from pjd.models.checkpoint import fit, read
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig, LlamaGenModel, rotary_table
 from pjd.models.llamagen_vq import MULTIPLIERS, UNUSED, LlamaGenVQ
@@ -89,7 +89,7 @@ class ClassEmbedder(nn.Module):
 
 
 class OfficialLlamaGen(LlamaGenModel):
-    """A LlamaGen transformer and its VQ decoder; see :class:`pjd.models.base.ImageModel`.
+    """A LlamaGen transformer and its VQ decoder; see :class:`pjd.decoder.model.ImageModel`.
 
     Args:
         name: for labels.

@@ -4,13 +4,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pjd.config import ParameterError, check_choice
+from pjd.decoder.config import ParameterError, check_choice
 from pjd.models.catalogue import CATALOGUE, Checkpoint
 from pjd.paths import WEIGHTS
 
 if TYPE_CHECKING:
     # It imports torch, which the command line must not wait for.
-    from pjd.models.base import ImageModel
+    from pjd.decoder.model import ImageModel
 
 EMOJI = ("emoji-128", "emoji-96", "emoji-64")
 """The embedded models, best first."""

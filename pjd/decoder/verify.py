@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pjd.config import Redraft
-from pjd.queries import spread
-from pjd.rules import Evidence, Rule, likelihood
-from pjd.sampling import draw, race
+from pjd.decoder.acceptance import Evidence, Rule, likelihood
+from pjd.decoder.config import Redraft
+from pjd.decoder.queries import spread
+from pjd.decoder.sampling import draw, race
 
 NEVER = 2**31
 """A depth beyond every window."""
@@ -96,15 +96,15 @@ def verify(
     Args:
         target: p, float [batch, queries, ids].
         drafts: to test against it.
-        lane: int64 [batch, queries]; see :class:`pjd.queries.Queries`.
+        lane: int64 [batch, queries]; see :class:`pjd.decoder.queries.Queries`.
         depth: int64 [batch, queries]; entry k of a lane predicts the k-th position after the
             committed ones.
         limits: how far each lane may go.
         noise: see :class:`Noise`.
         rule: the test of a draft.
-        redraft: see :class:`pjd.config.DecodeConfig`.
+        redraft: see :class:`pjd.decoder.config.DecodeConfig`.
         codes: unit vectors of the codes, float [vocabulary, width].
-        group: see :class:`pjd.config.DecodeConfig`.
+        group: see :class:`pjd.decoder.config.DecodeConfig`.
     """
     tokens, proposal = drafts
     tested = depth < spread(limits.drafts, lane)

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 import yaml
 
-from pjd.config import DecodeConfig
-from pjd.generation import Result
-from pjd.models.base import ImageModel
+from pjd.api import Result
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.model import ImageModel
 from pjd.paths import ROOT, RUNS, TIMINGS
 
 

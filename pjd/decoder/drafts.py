@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pjd.config import DecodeConfig
-from pjd.front import Band
-from pjd.grid import View
-from pjd.noise import DRAFT, uniform
-from pjd.queries import Queries, spread
-from pjd.state import State
-from pjd.verify import Drafts
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.grid import View
+from pjd.decoder.noise import DRAFT, uniform
+from pjd.decoder.queries import Queries, spread
+from pjd.decoder.schedule import Band
+from pjd.decoder.state import State
+from pjd.decoder.verify import Drafts
 
 
 class Windows(NamedTuple):

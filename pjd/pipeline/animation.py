@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pjd.generation import Result
-from pjd.grid import Grid
+from pjd.api import Result
+from pjd.decoder.grid import Grid
 
 EMPTY, DRAFT = 236, 190
 """Grey of a place that nothing is known of, and of one that holds a draft."""
@@ -16,7 +16,7 @@ def course(result: Result, image: int, grid: Grid) -> tuple[np.ndarray, np.ndarr
     """Which codes were committed, and which held a draft, after each forward.
 
     Args:
-        result: from :func:`pjd.generation.generate`.
+        result: from :func:`pjd.api.generate`.
         image: which of its images.
         grid: of the model.
 

@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from PIL import Image, ImageOps
 
-from pjd.config import ParameterError
+from pjd.api import pixels
+from pjd.decoder.config import ParameterError
+from pjd.decoder.model import ImageModel
 from pjd.emoji import corpus
-from pjd.generation import pixels
-from pjd.metrics import bootstrap, features, flat_codes, frechet, log_likelihood
-from pjd.models.base import ImageModel
+from pjd.measure.fidelity import bootstrap, features, flat_codes, frechet, log_likelihood
 from pjd.models.emoji import EmojiModel
 from pjd.models.tokenizer import psnr
 from pjd.paths import DATA
-from pjd.runs import codes, folder, read_table, write_json
+from pjd.pipeline.runs import codes, folder, read_table, write_json
 
 
 def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pjd.config import DecodeConfig, ParameterError, check_choice
+from pjd.decoder.config import DecodeConfig, ParameterError, check_choice
 
 PAPER = {"view": "rows", "window": 8, "context": 4, "resample": "top-row"}
 """Parallel Jacobi Decoding, arXiv 2606.05703: only the top row commits by resampling."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pjd.paths import RESULTS, ROOT
-from pjd.runs import read_table, write_json
+from pjd.pipeline.runs import read_table, write_json
 
 EXPECTED = ROOT / "expected.json"
 MEASURES = {"steps": "forwards an image", "gap": "nats a token against AR"}

@@ -1,8 +1,8 @@
 """More measures of image quality: torchmetrics on extractors that are on this machine.
 
-By default they take EfficientNet-Lite0's features (:func:`pjd.metrics.features`), which a run has
-stored already; such numbers compare with each other only, and carry the extractor's name. FID, KID
-and IS as published take an Inception of yours, the CLIP score a CLIP of yours.
+By default they take EfficientNet-Lite0's features (:func:`pjd.measure.fidelity.features`), which a
+run has stored already; such numbers compare with each other only, and carry the extractor's name.
+FID, KID and IS as published take an Inception of yours, the CLIP score a CLIP of yours.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pjd.config import ParameterError
-from pjd.metrics import Interval, Lite0
+from pjd.decoder.config import ParameterError
+from pjd.measure.fidelity import Interval, Lite0
 
 
 class Given(nn.Module):

@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from pjd.front import Band
-from pjd.grid import View
-from pjd.noise import streams
-from pjd.queries import Queries
-from pjd.verify import Verdict
+from pjd.decoder.grid import View
+from pjd.decoder.noise import streams
+from pjd.decoder.queries import Queries
+from pjd.decoder.schedule import Band
+from pjd.decoder.verify import Verdict
 
 
 @dataclass
@@ -19,7 +19,7 @@ class State:
     Attributes:
         images: int64 [batch]; their places in the whole batch.
         image: int64 [batch, 1]; their places here, to index other axes beside it.
-        streams: int64 [batch, 1, 5]; of their random numbers, see :func:`pjd.noise.streams`.
+        streams: int64 [batch, 1, 5]; see :func:`pjd.decoder.noise.streams`.
         iteration: int64 [batch, 1]; iterations done.
         tokens: int64 [batch, R + 1, C + window]; a row's committed tokens, then its drafts. The
             last row and the last columns take the writes of idle lanes.

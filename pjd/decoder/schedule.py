@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pjd.config import DecodeConfig
+from pjd.decoder.config import DecodeConfig
 
 
 class Band(NamedTuple):

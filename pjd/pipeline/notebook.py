@@ -87,8 +87,8 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: ``python -m pjd.notebook NOTEBOOK HTML '{name: value}' ...``."""
-    parser = argparse.ArgumentParser(prog="pjd.notebook", description=__doc__)
+    """Command line: ``python -m pjd.pipeline.notebook NOTEBOOK HTML '{name: value}' ...``."""
+    parser = argparse.ArgumentParser(prog="pjd.pipeline.notebook", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("html", type=Path, help="where to write the executed notebook")
     parser.add_argument(

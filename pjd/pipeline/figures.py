@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
-from pjd.generation import pictures
-from pjd.models.base import ImageModel
+from pjd.api import pictures
+from pjd.decoder.model import ImageModel
 from pjd.paths import FIGURES, RUNS
-from pjd.prompts import SHARES
-from pjd.runs import codes, folder, read_table
+from pjd.pipeline.prompts import SHARES
+from pjd.pipeline.runs import codes, folder, read_table
 
 TITLE = 26
 """Letters that fit above a picture."""

@@ -5,8 +5,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pjd.cache import SlotCache
-from pjd.grid import Grid
+from pjd.decoder.cache import SlotCache
+from pjd.decoder.grid import Grid
 
 
 class Prompt(NamedTuple):
@@ -31,7 +31,7 @@ class ImageModel(Protocol):
         grid: geometry of the image tokens.
         vocabulary: image codes, ids 0 to ``vocabulary - 1``; a forced row-end token is the id
             ``vocabulary``.
-        sampling: the model's own defaults for options of :class:`pjd.config.DecodeConfig`.
+        sampling: the model's own defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
         codes: vectors of the image codes, of length 1, float [vocabulary, width].
         device: where it lives.
         dtype: of its arithmetic.

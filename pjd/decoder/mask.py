@@ -8,7 +8,7 @@ row's drafts, unless the mask is "none" or "released".
 import torch
 from torch import Tensor
 
-from pjd.config import Mask
+from pjd.decoder.config import Mask
 
 
 def causal(shown: Tensor, length: int) -> Tensor:

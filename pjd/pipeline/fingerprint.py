@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from pjd.paths import ROOT
-from pjd.runs import write_json
+from pjd.pipeline.runs import write_json
 
 
 def written(node: object) -> object:
@@ -46,8 +46,8 @@ def fingerprints(stage: str) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: ``python -m pjd.fingerprint STAGE JSON``."""
-    parser = argparse.ArgumentParser(prog="pjd.fingerprint", description=__doc__)
+    """Command line: ``python -m pjd.pipeline.fingerprint STAGE JSON``."""
+    parser = argparse.ArgumentParser(prog="pjd.pipeline.fingerprint", description=__doc__)
     parser.add_argument("stage", help="of dvc.yaml")
     parser.add_argument("output", type=Path)
     options = parser.parse_args(arguments)

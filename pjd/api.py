@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pjd.config import DecodeConfig, ParameterError, check_integer
-from pjd.engine import Engine
-from pjd.methods import configure
-from pjd.models.base import ImageModel
-from pjd.trace import Trace
+from pjd.decoder.config import DecodeConfig, ParameterError, check_integer
+from pjd.decoder.engine import Engine
+from pjd.decoder.methods import configure
+from pjd.decoder.model import ImageModel
+from pjd.decoder.trace import Trace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,12 +114,12 @@ def generate(
     Args:
         model: from :func:`pjd.load`.
         prompts: the captions.
-        method: a key of :data:`pjd.methods.PRESETS`.
+        method: a key of :data:`pjd.decoder.methods.PRESETS`.
         batch_size: images decoded together; no result depends on it.
         seeds: one an image; None: the option ``seed`` for the first, one more for each further.
         progress: show a progress bar; or what to tell of progress instead.
-        options: of :class:`pjd.config.DecodeConfig`, such as ``context=4, seed=0``; what is not
-            given is the model's own default, then the method's.
+        options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=4, seed=0``;
+            what is not given is the model's own default, then the method's.
 
     Raises:
         ParameterError: before anything is computed, if an option or a prompt is not allowed.

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from pjd.rules import RULES
+from pjd.decoder.acceptance import RULES
 
 View = Literal["raster", "rows"]
 Mask = Literal["row-causal", "none", "released"]
@@ -69,7 +69,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class DecodeConfig:
     """What a decoder does: the choices of the method, and how tokens are sampled.
 
-    Use :func:`pjd.methods.configure` to make one from a method's name.
+    Use :func:`pjd.decoder.methods.configure` to make one from a method's name.
 
     Attributes:
         method: the preset's name, for labels only.
@@ -100,7 +100,7 @@ class DecodeConfig:
             "uniform"; the left neighbour's code ("repeat-left") or the likeliest one of its
             distribution ("sample-left"); the code of the row above ("repeat-above"). Where there
             is no such neighbour, a random code.
-        accept: the test of a draft, a key of :data:`pjd.rules.RULES`.
+        accept: the test of a draft, a key of :data:`pjd.decoder.acceptance.RULES`.
         group: most codes of a group, for ``accept`` "group"; at least 1.
         redraft: what drafts behind the first rejection become. "fresh": independent samples of
             the new p; "coupled": kept with probability min(1, p/q), else drawn from the residual

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from pjd.cache import SlotCache
-from pjd.grid import Grid
-from pjd.models.base import Prompt
+from pjd.decoder.cache import SlotCache
+from pjd.decoder.grid import Grid
+from pjd.decoder.model import Prompt
 
 
 class DecoderCache(Cache):
@@ -83,7 +83,7 @@ def numbered(
 
 
 class DecoderModel:
-    """A transformers decoder that writes images; see :class:`pjd.models.base.ImageModel`.
+    """A transformers decoder that writes images; see :class:`pjd.decoder.model.ImageModel`.
 
     Args:
         name: for labels.
@@ -97,7 +97,7 @@ class DecoderModel:
             to the last one before the first image code.
         pixels: codes int64 [batch, R, C] to images uint8 [batch, height, width, 3].
         codes: unit vectors of the image codes, float [vocabulary, width].
-        sampling: the model's own defaults for options of :class:`pjd.config.DecodeConfig`.
+        sampling: the model's own defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
         embedding: tokens int64 [...] of the image to inputs [..., dim]; None: as those of prompts.
 
     Raises:

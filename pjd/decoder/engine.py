@@ -1,7 +1,7 @@
 """The one decoding loop: prepare, predict, verify, redraft.
 
-Every method is this loop under another :class:`pjd.config.DecodeConfig`. All state is tensors of
-static shape; every image of a batch advances at its own pace.
+Every method is this loop under another :class:`pjd.decoder.config.DecodeConfig`. All state is
+tensors of static shape; every image of a batch advances at its own pace.
 """
 
 import time
@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pjd.config import DecodeConfig
-from pjd.drafts import Windows, declare, prepare
-from pjd.front import Band, band, lanes_needed
-from pjd.grid import View
-from pjd.mask import causal, drafts_seen, visible
-from pjd.models.base import ImageModel, Prompt
-from pjd.noise import COIN, FIXED, TOKEN, uniform
-from pjd.queries import Queries
-from pjd.rules import RULES
-from pjd.sampling import guide, probabilities
-from pjd.state import State
-from pjd.trace import Trace
-from pjd.verify import Drafts, Limits, Noise, Verdict, verify
+from pjd.decoder.acceptance import RULES
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.drafts import Windows, declare, prepare
+from pjd.decoder.grid import View
+from pjd.decoder.mask import causal, drafts_seen, visible
+from pjd.decoder.model import ImageModel, Prompt
+from pjd.decoder.noise import COIN, FIXED, TOKEN, uniform
+from pjd.decoder.queries import Queries
+from pjd.decoder.sampling import guide, probabilities
+from pjd.decoder.schedule import Band, band, lanes_needed
+from pjd.decoder.state import State
+from pjd.decoder.trace import Trace
+from pjd.decoder.verify import Drafts, Limits, Noise, Verdict, verify
 
 
 class Decoded(NamedTuple):
@@ -45,7 +45,7 @@ class Engine:
     """Decodes one batch.
 
     Args:
-        model: any :class:`pjd.models.base.ImageModel`.
+        model: any :class:`pjd.decoder.model.ImageModel`.
         config: the method and its options.
         prompts: one an image.
         seeds: int64 [batch], one an image.

@@ -10,8 +10,8 @@ import pandas as pd
 
 from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, REPORTS, RESULTS, RUNS
-from pjd.runs import parameters, read_table
-from pjd.verdict import verify
+from pjd.pipeline.reproduction import verify
+from pjd.pipeline.runs import parameters, read_table
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>

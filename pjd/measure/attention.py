@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pjd.grid import Grid
-from pjd.metrics import teacher_forced
-from pjd.models.base import ImageModel
+from pjd.decoder.grid import Grid
+from pjd.decoder.model import ImageModel
+from pjd.measure.fidelity import teacher_forced
 
 
 class Watched(TorchFunctionMode):

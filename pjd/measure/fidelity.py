@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from pjd.mask import causal
-from pjd.models.base import ImageModel, Prompt
-from pjd.sampling import guide
+from pjd.decoder.mask import causal
+from pjd.decoder.model import ImageModel, Prompt
+from pjd.decoder.sampling import guide
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def teacher_forced(
         tokens: codes int64 [images, R * C], on the model's device.
 
     Returns:
-        Embeddings, position ids and causal mask as :meth:`pjd.models.base.ImageModel.forward`
+        Embeddings, position ids and causal mask as :meth:`pjd.decoder.model.ImageModel.forward`
         takes them, forced row-end tokens included.
     """
     grid = model.grid

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pjd.config import DecodeConfig
+from pjd.decoder.config import DecodeConfig
 
 
 def guide(logits: Tensor, guidance: float) -> Tensor:

@@ -6,9 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pjd.front import Band
-from pjd.queries import Queries
-from pjd.verify import Verdict
+from pjd.decoder.queries import Queries
+from pjd.decoder.schedule import Band
+from pjd.decoder.verify import Verdict
 
 COUNTS = ("committed", "drafted", "accepted", "fed", "blocked", "rejected")
 """Fields of a trace that have one entry an iteration and image."""

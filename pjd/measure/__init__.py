@@ -1,0 +1,1 @@
+"""What is measured: fidelity to the AR model, image quality, attention."""

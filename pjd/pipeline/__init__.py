@@ -1,0 +1,1 @@
+"""The study: parameterised notebooks, runs, figures, the report."""
