@@ -11,14 +11,16 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.acceptance import RECORD, record, tests_drafts
 from benchmarks.measure import bandwidth, measure, transformers_ms
-from benchmarks.replay import RECORD, record, replay, tests_drafts
 from benchmarks.shapes import SHAPES
-from pjd.decoder.config import ParameterError, check_choice
 from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.model import ImageModel
+from pjd.errors import ParameterError, check_choice
+from pjd.measure.replay import replay
 from pjd.models.registry import DTYPES, EMOJI, compile_forward
-from pjd.pipeline.runs import stamp, write_json
+from pjd.pipeline.files import write_json
+from pjd.pipeline.runs import stamp
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -75,7 +77,7 @@ def case(
     """
     shape = SHAPES[name]
     options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}
-    if PRESETS[method]["view"] == "rows":
+    if PRESETS[method].by_rows:
         options["context"] = shape.context
     if name not in EMOJI and tests_drafts(method):
         shares, rule = recorded["shares"][method], configure(method).accept

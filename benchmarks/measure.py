@@ -2,11 +2,12 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -14,12 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.shapes import Shape
 from pjd.decoder.config import DecodeConfig
-from pjd.decoder.engine import Engine
+from pjd.decoder.engine import Decoded, Engine
 from pjd.decoder.model import ImageModel
 from pjd.decoder.queries import Queries
 from pjd.decoder.schedule import Band
 from pjd.decoder.state import State
-from pjd.decoder.verify import Drafts, Verdict
+from pjd.decoder.verify import Verified, verify
 
 
 class Clock:
@@ -83,7 +84,7 @@ class TimedEngine(Engine):
     Args:
         model: as the engine's.
         config: as the engine's.
-        prompts: as the engine's.
+        prompts: captions.
         seeds: as the engine's.
     """
 
@@ -93,7 +94,18 @@ class TimedEngine(Engine):
         """Start the clock."""
         self.clock = Clock(model.device)
         self.marks: list[Any] = []
-        super().__init__(TimedModel(model, self.clock), config, prompts, seeds)
+        prompt = model.encode(prompts, config.guided)
+        super().__init__(TimedModel(model, self.clock), config, prompt, seeds)
+
+    def run(self, progress: Callable[[int, int], None] | None = None) -> Decoded:
+        """Decode the batch, its verifications timed too."""
+
+        def timed(*arguments: Any) -> Verified:
+            with self.clock.part("verify"):
+                return verify(*arguments)
+
+        with patch("pjd.decoder.engine.verify", timed):
+            return super().run(progress)
 
     def prefill(self) -> None:
         """The prompt's forward, timed apart from the others."""
@@ -101,7 +113,7 @@ class TimedEngine(Engine):
             super().prefill()
         self.clock.spans.pop("forward", None)
 
-    def step(self, state: State) -> tuple[Band, Queries, Verdict]:
+    def step(self, state: State) -> tuple[Band, Queries, Verified]:
         """One iteration; the moment of its beginning is kept."""
         self.marks.append(self.clock.now())
         return super().step(state)
@@ -110,18 +122,6 @@ class TimedEngine(Engine):
         """The engine's clock, which it reads before its first iteration and after its last."""
         self.clock.spans["step"] = list(pairwise([*self.marks, self.clock.now()]))
         return super().now()
-
-    def judge(
-        self,
-        state: State,
-        lanes: Band,
-        queries: Queries,
-        target: Tensor,
-        drafts: Drafts,
-    ) -> Verdict:
-        """Verification, timed."""
-        with self.clock.part("verify"):
-            return super().judge(state, lanes, queries, target, drafts)
 
 
 def bandwidth(device: torch.device, size: int = 2**28) -> float:

@@ -1,7 +1,7 @@
 """Models of real shapes. Costs depend on shapes alone, so the weights may be random."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -12,11 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import pjd
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ImageModel
-from pjd.models.captions import Words
-from pjd.models.emoji import EmojiModel
-from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+from pjd.measure.replay import random_llamagen
+from pjd.models.llamagen import LlamaGenConfig
 from pjd.models.registry import EMOJI
-from pjd.models.tokenizer import Tokenizer
 from pjd.models.transformers_decoder import DecoderModel, exact_rotary
 
 
@@ -47,31 +45,9 @@ class Blank(nn.Module):
         return torch.zeros(*codes.shape, 3, dtype=torch.uint8, device=codes.device)
 
 
-def randomised(module: nn.Module) -> nn.Module:
-    """Weights of a modest size, so that distributions are neither flat nor one-hot."""
-    for parameter in module.parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-    return module
-
-
 def embedded(name: str, device: str, dtype: torch.dtype, layers: int | None) -> ImageModel:
     """An embedded model with its own weights; it has the layers it has, ``layers`` is None."""
     return pjd.load(name, device, str(dtype).removeprefix("torch."))
-
-
-def llamagen(
-    config: LlamaGenConfig, device: str, dtype: torch.dtype, layers: int | None
-) -> ImageModel:
-    """A LlamaGen transformer with random weights."""
-    config = replace(config, layers=layers or config.layers)
-    with torch.device(device):
-        transformer = randomised(LlamaGen(config).to(dtype))
-        words = Words(["cat"], config.prefix)
-        vectors = nn.Embedding(len(words), config.caption_dim)
-    tokenizer = Tokenizer(codes=config.vocabulary, channels=(4, 8), blocks=(1, 1))
-    model = EmojiModel("llamagen", transformer, vectors, tokenizer, words, {})
-    return model.to(device, dtype)
 
 
 def decoder(
@@ -104,7 +80,7 @@ def decoder(
         head=head,
         prompt=lambda text, conditional: [1] * (prompt if conditional else 2),
         pixels=Blank(),
-        codes=codes,
+        codebook=codes,
         sampling={},
     )
 
@@ -126,7 +102,7 @@ def llamagen_shape(dim: int, layers: int, heads: int, grid: int) -> Shape:
     """Text-to-image LlamaGen: 120 caption positions of T5 features, 16,384 codes."""
     config = LlamaGenConfig(dim, layers, heads, 16_384, grid, prefix=120, caption_dim=2048)
     like = llama(dim, config.feed_forward, layers, heads, 16_384)
-    return Shape(partial(llamagen, config), 7.5, 1000, grid // 4, like)
+    return Shape(partial(random_llamagen, config), 7.5, 1000, grid // 4, like)
 
 
 def decoder_shape(

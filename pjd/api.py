@@ -1,4 +1,4 @@
-"""The public door: prompts in, images out."""
+"""The public interface: prompts in, images out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pjd.decoder.config import DecodeConfig, ParameterError, check_integer
+from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
 from pjd.decoder.model import ImageModel
 from pjd.decoder.trace import Trace
+from pjd.errors import ParameterError, check_integer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,8 +26,8 @@ class Result:
 
     Attributes:
         images: PIL images.
-        tokens: int64 [prompts, R * C], image codes.
-        steps: int64 [prompts], model forwards each image needed, prefill not counted.
+        tokens: int64 [prompts, R * C], the codes of each image.
+        steps: int64 [prompts], forward passes that each image needed, prefill not counted.
         seconds: wall-clock of decoding, prefill included, pixels not.
         trace: what happened in each iteration.
         config: the options that ran.
@@ -61,42 +62,42 @@ def check_prompts(prompts: list[str]) -> None:
             raise ParameterError("prompt", prompt, "must be a text that is not empty")
 
 
-def check_seeds(seeds: Sequence[int] | None, first: int, count: int) -> Tensor:
-    """Seeds of ``count`` images, int64 [count]: ``seeds``, or ``first`` and those after it.
+def check_seeds(seeds: Sequence[int] | None, first_seed: int, count: int) -> Tensor:
+    """Seeds of ``count`` images, int64 [count]: ``seeds``, or ``first_seed`` and those after it.
 
     Raises:
         ParameterError: if there are not ``count``, or one is no integer of 0 to 2**62.
     """
     if seeds is None:
-        return first + torch.arange(count)
+        return first_seed + torch.arange(count)
     if len(seeds) != count:
-        raise ParameterError("seeds", list(seeds), f"must be {count}, one a prompt")
+        raise ParameterError("seeds", list(seeds), f"must be {count}, one per prompt")
     for seed in seeds:
         check_integer("seed", seed, 0, 2**62)
     return torch.tensor(seeds)
 
 
 Progress = Callable[[float, int, float], None]
-"""Told now and then of a batch: how many images more are done (a part of one, that is), forwards
-so far, and codes that an image gained in each of them."""
+"""Called every few iterations of a batch: images completed since the last call (a fraction counts),
+forward passes so far, and tokens per image and forward pass."""
 
 
-def follow(tell: Progress, images: int, length: int) -> Callable[[int, int], None]:
-    """What an engine tells of ``images`` of ``length`` codes, so that ``tell`` is told."""
-    gained = 0
+def engine_progress(tell: Progress, images: int, length: int) -> Callable[[int, int], None]:
+    """Adapt ``tell`` to the engine's callback, which counts the tokens of ``images`` images."""
+    committed = 0
 
-    def follower(codes: int, forwards: int) -> None:
-        nonlocal gained
-        gained += codes
-        tell(codes / length, forwards, gained / images / forwards)
+    def progress(tokens: int, forwards: int) -> None:
+        nonlocal committed
+        committed += tokens
+        tell(tokens / length, forwards, committed / images / forwards)
 
-    return follower
+    return progress
 
 
-def show(bar: tqdm, length: int, images: float, forwards: int, pace: float) -> None:
-    """Move on a bar that counts the codes of images of ``length`` codes."""
+def advance_bar(bar: tqdm, length: int, images: float, forwards: int, pace: float) -> None:
+    """Advance a bar that counts the tokens of images of ``length`` tokens."""
     bar.update(round(images * length))
-    bar.set_postfix(steps=forwards, codes_per_step=f"{pace:.1f}")
+    bar.set_postfix(steps=forwards, tokens_per_step=f"{pace:.1f}")
 
 
 def generate(
@@ -109,37 +110,55 @@ def generate(
     progress: bool | Progress = False,
     **options: Any,
 ) -> Result:
-    """Generate one image a prompt.
+    """Generate one image per prompt.
 
     Args:
         model: from :func:`pjd.load`.
         prompts: the captions.
         method: a key of :data:`pjd.decoder.methods.PRESETS`.
         batch_size: images decoded together; no result depends on it.
-        seeds: one an image; None: the option ``seed`` for the first, one more for each further.
-        progress: show a progress bar; or what to tell of progress instead.
-        options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=4, seed=0``;
-            what is not given is the model's own default, then the method's.
+        seeds: one per image; None: the option ``seed`` for the first, one more for each further.
+        progress: show a progress bar; or a function to call instead, see :data:`Progress`.
+        options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=4, seed=0``. What
+            is not given is the model's own default, then the method's.
+
+    Raises:
+        ParameterError: before anything is computed, if an option or a prompt is not allowed.
+    """
+    # None stands for "not given": it must not hide the model's own default.
+    given = {name: value for name, value in options.items() if value is not None}
+    config = configure(method, **{**model.sampling, **given})
+    return decode(model, prompts, config, batch_size=batch_size, seeds=seeds, progress=progress)
+
+
+def decode(
+    model: ImageModel,
+    prompts: list[str],
+    config: DecodeConfig,
+    *,
+    batch_size: int = 64,
+    seeds: Sequence[int] | None = None,
+    progress: bool | Progress = False,
+) -> Result:
+    """Generate one image per prompt, as ``config`` says; see :func:`generate`.
 
     Raises:
         ParameterError: before anything is computed, if an option or a prompt is not allowed.
     """
     check_integer("batch_size", batch_size, 1)
-    # None stands for "not given": it must not hide the model's own default.
-    given = {name: value for name, value in options.items() if value is not None}
-    config = configure(method, **{**model.sampling, **given})
     check(config, model, prompts)
     numbers = check_seeds(seeds, config.seed, len(prompts))
-    parts = []
     length = model.grid.length
+    parts = []
     with tqdm(
-        total=len(prompts) * length, desc=method, unit="code", disable=progress is not True
+        total=len(prompts) * length, desc=config.method, unit="token", disable=progress is not True
     ) as bar:
-        tell = progress if callable(progress) else partial(show, bar, length)
-        for first in range(0, len(prompts), batch_size):
-            chunk = slice(first, first + batch_size)
-            engine = Engine(model, config, prompts[chunk], numbers[chunk])
-            parts.append(engine.run(follow(tell, len(prompts[chunk]), length)))
+        tell = progress if callable(progress) else partial(advance_bar, bar, length)
+        for offset in range(0, len(prompts), batch_size):
+            batch = prompts[offset : offset + batch_size]
+            prompt = model.encode(batch, config.guided)
+            engine = Engine(model, config, prompt, numbers[offset : offset + batch_size])
+            parts.append(engine.run(engine_progress(tell, len(batch), length)))
     tokens = torch.cat([part.tokens for part in parts])
     trace = Trace.join([part.trace for part in parts])
     return Result(
@@ -153,13 +172,13 @@ def generate(
 
 
 def pixels(model: ImageModel, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """Pixels uint8 [images, H, W, 3], on the CPU, of image codes int64 [images, R * C]."""
+    """Pixels uint8 [images, H, W, 3], on the CPU, of codes int64 [images, R * C]."""
     parts = tokens.to(model.device).split(batch_size)
     return torch.cat([model.decode(part).cpu() for part in parts])
 
 
 def pictures(model: ImageModel, tokens: Tensor, batch_size: int = 64) -> "list[Image]":
-    """PIL images of image codes int64 [images, R * C]."""
+    """PIL images of codes int64 [images, R * C]."""
     from PIL import Image
 
     return [Image.fromarray(image.numpy()) for image in pixels(model, tokens, batch_size)]

@@ -1,18 +1,23 @@
 """The command line. Heavy imports wait until a command needs them."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from pjd.decoder.config import DecodeConfig, ParameterError, check_integer
+from pjd.console import (
+    check_common,
+    comparison_table,
+    doctor_table,
+    methods_table,
+    models_table,
+    parse_option,
+    progress_bar,
+)
+from pjd.decoder.config import DecodeConfig
+from pjd.errors import ParameterError, check_choice, check_integer
 
 app = typer.Typer(
     add_completion=False,
@@ -28,14 +33,16 @@ File = Annotated[
 Model = Annotated[
     str, typer.Option(help="A name of `pjd models`, or a folder: an official one has that name.")
 ]
-Images = Annotated[int, typer.Option(help="Images a caption.")]
+Images = Annotated[int, typer.Option(help="Images per caption.")]
 Seed = Annotated[int, typer.Option(help="Of the first image; one more for each further.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 1 = off.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
-TopK = Annotated[int | None, typer.Option(help="Likeliest codes kept, 0 = all.")]
+TopK = Annotated[int | None, typer.Option(help="Number of likeliest tokens kept, 0 = all.")]
 TopP = Annotated[float | None, typer.Option(help="Probability kept, 1 = all.")]
-Context = Annotated[int | None, typer.Option(help="Codes the row above must have: the paper's c.")]
-Window = Annotated[int | None, typer.Option(help="Positions predicted a row.")]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens that the row above must have: the paper's c.")
+]
+Window = Annotated[int | None, typer.Option(help="Positions predicted per row and forward pass.")]
 BatchSize = Annotated[
     int | None,
     typer.Option(help="Images decoded together; 1 for official checkpoints, else 64."),
@@ -52,103 +59,17 @@ Choices = Annotated[
 ]
 
 
-def choice(text: str) -> tuple[str, Any]:
-    """Name and typed value of a ``name=value``.
-
-    Raises:
-        ParameterError: if there is no such pair.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ParameterError("--set", text, "must be name=value, such as stand_in=above")
-    return name.replace("-", "_"), yaml.safe_load(value)
-
-
-def gather(prompts: list[str] | None, file: Path | None) -> list[str]:
-    """Captions of the command line, then those of a file; none may be empty.
-
-    Raises:
-        ParameterError: if there are none, or naming the one that is no text.
-    """
-    listed = list(prompts or [])
-    if file is not None:
-        from pjd.pipeline.prompts import read
-
-        listed += list(read(str(file)).prompt)
-    if not listed:
-        raise ParameterError("prompts", listed, "give one, or a file of them with --file")
-    for prompt in listed:
-        if not prompt.strip():
-            raise ParameterError("prompt", prompt, "must be a text that is not empty")
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise ParameterError("prompt", prompt, "must be UTF-8") from error
-    return listed
-
-
-def together(model: str, batch_size: int | None) -> int:
-    """Images to decode together: as many as asked for, or what suits the model.
-
-    Raises:
-        ParameterError: if it is less than 1.
-    """
-    from pjd.models.registry import official
-
-    if batch_size is None:
-        # A second image of an official checkpoint may take gigabytes.
-        return 1 if official(model) else 64
-    check_integer("batch_size", batch_size, 1)
-    return batch_size
-
-
-@contextmanager
-def bar(images: int) -> Iterator[tuple[Callable[[float, int, float], None], Callable[[int], None]]]:
-    """One bar for all images of a command, where there is a terminal.
-
-    Yields:
-        What to tell of an image on its way, see :data:`pjd.api.Progress`; and what to tell
-        how many images are finished, which is all that is known of several workers.
-    """
-    console = Console(stderr=True)
-    with Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images{task.fields[pace]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-        # Else what goes into a file would go to the terminal.
-        redirect_stdout=sys.stdout.isatty(),
-    ) as shown:
-        task = shown.add_task("", total=images, pace="")
-
-        def advance(more: float, steps: int, pace: float) -> None:
-            shown.update(task, advance=more, pace=f", {steps} steps, {pace:.1f} codes a step")
-
-        def finish(finished: int) -> None:
-            shown.update(task, completed=finished)
-
-        yield advance, finish
-
-
 def decode(
     name: str,
     prompts: list[str],
     images: int,
-    method: str,
-    options: dict[str, Any],
-    seed: int,
+    config: DecodeConfig,
     output: Path,
     **how: Any,
 ) -> int:
     """Decode what is not in ``output`` yet; returns how many images failed."""
-    from pjd.decoder.methods import configure
     from pjd.jobs import plan, run, save
 
-    config: DecodeConfig = configure(method, **options, seed=seed)
     jobs = plan(prompts, images, name, config)
     missing = [job for job in jobs if not (output / job.name).exists()]
     if len(missing) < len(jobs):
@@ -156,8 +77,8 @@ def decode(
     if not missing:
         return 0
     finished = failed = 0
-    with bar(len(missing)) as (advance, finish):
-        for done, result in run(name, missing, method, options, progress=advance, **how):
+    with progress_bar(len(missing)) as (advance, finish):
+        for done, result in run(name, missing, config, progress=advance, **how):
             finished += len(done)
             finish(finished)
             if isinstance(result, Exception):
@@ -198,11 +119,11 @@ def generate(
     output: Output = Path("out"),
 ) -> None:
     """Generate images. What is in the folder already is not made again."""
-    from pjd.decoder.methods import configure
-    from pjd.models.registry import check_device, check_dtype, choose_device, resolve
+    from pjd.models.registry import choose_device, configure_for, resolve
 
+    name = resolve(model).name if model == "emoji" else model
     options = {
-        **dict(map(choice, choices or [])),
+        **dict(map(parse_option, choices or [])),
         "context": context,
         "window": window,
         "rows": rows,
@@ -212,25 +133,18 @@ def generate(
         "top_p": top_p,
     }
     # Whatever is wrong fails here, before torch is imported and a model is loaded.
-    configure(method, **options, seed=seed)
-    for name, value in (("images", images), ("workers", workers)):
-        check_integer(name, value, 1)
-    batch_size = together(model, batch_size)
-    check_dtype(dtype)
-    check_device(device)
-    listed = gather(prompts, file)
-    name = resolve(model).name if model == "emoji" else model
-    resolve(name)
+    config = configure_for(name, method, **options, seed=seed)
+    check_integer("images", images, 1)
+    check_integer("workers", workers, 1)
+    batch_size, captions = check_common(name, prompts, file, batch_size, device, dtype)
     if workers == 1 or device is None:
-        # Else it is Ray that knows the GPUs: they may be on other machines.
+        # With several workers it is Ray that knows the GPUs: they may be on other machines.
         device = choose_device(device)
     failed = decode(
         name,
-        listed,
+        captions,
         images,
-        method,
-        options,
-        seed,
+        config,
         output,
         batch_size=batch_size,
         workers=workers,
@@ -259,87 +173,53 @@ def compare(
     output: Output = Path("out"),
 ) -> None:
     """Decode the same captions and seeds by several methods: a table, and comparison.png."""
-    from pjd.decoder.methods import configure
-    from pjd.models.registry import check_device, check_dtype, choose_device, resolve
+    from pjd.decoder.methods import PRESETS
+    from pjd.models.registry import choose_device, configure_for, load
 
-    asked = {"guidance": guidance, "temperature": temperature, "seed": seed}
-    options = {}
+    configs = {}
     for method in methods.split(","):
-        rows = configure(method).view == "rows"
-        options[method] = {**asked, "context": context if rows else None}
-        configure(method, **options[method])
-    batch_size = together(model, batch_size)
-    check_dtype(dtype)
-    check_device(device)
-    listed = gather(prompts, file)
-    resolve(model)
+        check_choice("method", method, tuple(PRESETS))
+        configs[method] = configure_for(
+            model,
+            method,
+            guidance=guidance,
+            temperature=temperature,
+            seed=seed,
+            context=context if PRESETS[method].by_rows else None,
+        )
+    batch_size, captions = check_common(model, prompts, file, batch_size, device, dtype)
     device = choose_device(device)
-    from pjd.api import generate as run
-    from pjd.models.registry import load
+    from pjd.api import decode as run
+    from pjd.pipeline.figures import image_rows, style
 
     loaded = load(model, device, dtype, compiled)
     results = {}
-    with bar(len(options) * len(listed)) as (advance, _):
-        for method, chosen in options.items():
-            results[method] = run(
-                loaded, listed, method, batch_size=batch_size, progress=advance, **chosen
-            )
-    from pjd.pipeline.figures import image_rows, style
-
+    with progress_bar(len(configs) * len(captions)) as (advance, _):
+        for method, config in configs.items():
+            results[method] = run(loaded, captions, config, batch_size=batch_size, progress=advance)
     style()
     figure = image_rows(
         {method: result.images for method, result in results.items()},
-        listed,
+        captions,
         {m: [f"{int(steps)} steps" for steps in result.steps] for m, result in results.items()},
     )
     output.mkdir(parents=True, exist_ok=True)
     figure.savefig(output / "comparison.png", dpi=150)
-    table = Table(title=f"{loaded.name}, {len(listed)} images, seed {seed}, {device}")
-    for head in ("method", "steps", "compression", "codes a forward fed", "seconds an image"):
-        table.add_column(head, justify="left" if head == "method" else "right")
-    for method, result in results.items():
-        steps = result.steps.double().mean()
-        table.add_row(
-            method,
-            f"{steps:.1f}",
-            f"{loaded.grid.length / steps:.2f}x",
-            f"{result.trace.fed.double().sum() / result.steps.sum():.1f}",
-            f"{result.seconds / len(listed):.2f}",
-        )
-    Console().print(table)
+    title = f"{loaded.name}, {len(captions)} images, seed {seed}, {device}"
+    Console().print(comparison_table(results, title, loaded.grid.length))
     typer.echo(output / "comparison.png")
 
 
 @app.command()
 def models() -> None:
     """List the models: what is on disk, grid, the paper's context tokens, defaults, and source."""
-    import json
+    Console().print(models_table())
 
-    from pjd.models.catalogue import CATALOGUE
-    from pjd.models.registry import EMOJI, available
-    from pjd.paths import WEIGHTS
 
-    def defaults(sampling: dict[str, float | int]) -> str:
-        return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
-
-    table = Table(title=f"models in {WEIGHTS}")
-    for head in ("name", "on disk", "codes", "c", "sampling", "from"):
-        table.add_column(head, overflow="fold")
-    there = available()
-    for name in reversed(EMOJI):
-        side = int(name.removeprefix("emoji-")) // 4
-        source = "`dvc pull`, or `make train NAME=" + name + "`"
-        described = WEIGHTS / name / "model.json"
-        sampling = json.loads(described.read_text())["sampling"] if name in there else {}
-        on_disk = "yes" if name in there else "no"
-        table.add_row(name, on_disk, f"{side}x{side}", "4", defaults(sampling), source)
-    for name, official in CATALOGUE.items():
-        on_disk = "no" if official.missing(WEIGHTS / name) else "yes"
-        size = f"{official.rows}x{official.columns}"
-        source = f"{official.source}; {official.guide}"
-        context, sampling = str(official.context), defaults(official.sampling)
-        table.add_row(name, on_disk, size, context, sampling, source)
-    Console().print(table)
+@app.command()
+def methods() -> None:
+    """List the decoding methods: what each does, the option it is swept over, and its paper."""
+    Console().print(methods_table())
 
 
 @app.command()
@@ -366,14 +246,7 @@ def convert(
 @app.command()
 def doctor() -> None:
     """Say what is here: versions, GPUs, memory, weights; and what will not work, and why."""
-    from pjd.doctor import examine
-
-    table = Table(show_header=False)
-    findings = examine()
-    for finding in findings:
-        mark = "ok" if finding.good else "[bold red]no[/bold red]"
-        table.add_row(mark, finding.subject, finding.text)
-    Console().print(table)
+    Console().print(doctor_table())
 
 
 @app.command()
@@ -382,7 +255,7 @@ def profile(
 ) -> None:
     """Lay a profile over params.yaml; `git checkout params.yaml` takes it back."""
     from pjd.paths import ROOT
-    from pjd.pipeline.runs import lay_over
+    from pjd.pipeline.params import lay_over
 
     keys = lay_over(ROOT / "profiles" / f"{name}.yaml", ROOT / "params.yaml")
     print(f"params.yaml has the profile {name} now: {', '.join(keys)}")
@@ -395,9 +268,9 @@ def verify(
     ] = False,
 ) -> None:
     """Compare the main run with the committed results; exit code 1 if a line fails."""
-    from pjd.pipeline.reproduction import verify as compare_lines
+    from pjd.pipeline.reproduction import check_reproduction
 
-    lines = compare_lines(write=write)
+    lines = check_reproduction(write=write)
     typer.echo(lines.to_string(index=False))
     failed = int((lines.verdict != "as expected").sum())
     typer.echo(f"{len(lines) - failed} of {len(lines)} lines as expected")

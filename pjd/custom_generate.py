@@ -25,9 +25,11 @@ from transformers.generation import (
 )
 
 from pjd.api import check_seeds
-from pjd.decoder.config import DecodeConfig, ParameterError
+from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
+from pjd.errors import ParameterError
+from pjd.models.transformers_decoder import Wrapped
 
 FAMILIES = ("chameleon", "emu3", "janus")
 """Modules of :mod:`pjd.models`, by ``config.model_type``: their ``wrap`` takes tokens."""
@@ -139,7 +141,7 @@ def decoding(
         with borrowed(model):
             wrapped = family.wrap(model, conditional, negative_prompts(logits_processor))
             asked = {"guidance": wrapped.guidance, **sampling(generation_config), **options}
-            tokens = decode_all(wrapped.model, configure(method, seed=seed, **asked), numbers)
+            tokens = decode_all(wrapped, configure(method, seed=seed, **asked), numbers)
         end = tokens.new_tensor(wrapped.closing).expand(len(tokens), -1)
         sequences = torch.cat([input_ids, tokens, end], dim=1)
         if generation_config.return_dict_in_generate:
@@ -178,10 +180,10 @@ def negative_prompts(processors: LogitsProcessorList) -> list[list[int]] | None:
     return None
 
 
-def decode_all(model: Any, config: DecodeConfig, seeds: Tensor) -> Tensor:
+def decode_all(wrapped: Wrapped, config: DecodeConfig, seeds: Tensor) -> Tensor:
     """Tokens int64 [batch, length] of the model's own vocabulary, row ends included."""
-    numbers = [str(number) for number in range(len(seeds))]
-    codes = Engine(model, config, numbers, seeds).run().tokens
+    model = wrapped.model
+    codes = Engine(model, config, wrapped.encode(config.guided), seeds).run().tokens
     tokens = model.tokens[codes].unflatten(1, (model.grid.rows, model.grid.columns))
     if model.grid.row_end is not None:
         tokens = torch.nn.functional.pad(tokens, (0, 1), value=model.grid.row_end)

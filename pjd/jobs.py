@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from PIL.PngImagePlugin import PngInfo
 
-from pjd.api import Progress, Result, generate
-from pjd.decoder.config import DecodeConfig, ParameterError
+from pjd.api import Progress, Result, decode
+from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
+from pjd.errors import ParameterError
 from pjd.models.registry import load
 
 
@@ -77,21 +78,19 @@ def save(folder: Path, jobs: list[Job], result: Result, model: str) -> None:
 def attempt(
     model: ImageModel,
     jobs: list[Job],
-    method: str,
-    options: dict[str, Any],
+    config: DecodeConfig,
     progress: bool | Progress = False,
 ) -> Iterator[Outcome]:
     """Do ``jobs`` together or, if that fails, one by one."""
     outcome: Result | Exception | None = None
     try:
-        outcome = generate(
+        outcome = decode(
             model,
             [job.prompt for job in jobs],
-            method,
+            config,
             batch_size=len(jobs),
             seeds=[job.seed for job in jobs],
             progress=progress,
-            **options,
         )
     # Whatever fails for one image, a shortage of memory among it, must not lose the others.
     except Exception as error:
@@ -105,14 +104,13 @@ def attempt(
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
     for job in jobs:
-        yield from attempt(model, [job], method, options, progress)
+        yield from attempt(model, [job], config, progress)
 
 
 def run(
     name: str,
     jobs: list[Job],
-    method: str,
-    options: dict[str, Any],
+    config: DecodeConfig,
     *,
     batch_size: int = 64,
     workers: int = 1,
@@ -124,8 +122,7 @@ def run(
     Args:
         name: the model, see :func:`pjd.load`.
         jobs: from :func:`plan`.
-        method: a key of :data:`pjd.decoder.methods.PRESETS`.
-        options: of :class:`pjd.decoder.config.DecodeConfig`, without a seed.
+        config: the method and its options; each job has its own seed.
         batch_size: most images done together.
         workers: processes, each with its own model and, with ``device`` "cuda", its own GPU; more
             than one need Ray, on this machine or on the cluster that RAY_ADDRESS names.
@@ -140,11 +137,11 @@ def run(
     """
     batches = [jobs[first : first + batch_size] for first in range(0, len(jobs), batch_size)]
     if workers > 1:
-        yield from run_remote(name, batches, method, options, workers, loading)
+        yield from run_remote(name, batches, config, workers, loading)
         return
     model = load(name, **loading)
     for batch in batches:
-        yield from attempt(model, batch, method, options, progress)
+        yield from attempt(model, batch, config, progress)
 
 
 class Worker:
@@ -159,16 +156,15 @@ class Worker:
         """Its number, for those who would watch or stop it."""
         return os.getpid()
 
-    def work(self, jobs: list[Job], method: str, options: dict[str, Any]) -> list[Outcome]:
+    def work(self, jobs: list[Job], config: DecodeConfig) -> list[Outcome]:
         """Do ``jobs``."""
-        return list(attempt(self.model, jobs, method, options))
+        return list(attempt(self.model, jobs, config))
 
 
 def run_remote(
     name: str,
     batches: Iterable[list[Job]],
-    method: str,
-    options: dict[str, Any],
+    config: DecodeConfig,
     workers: int,
     loading: dict[str, Any],
     started: Any = None,
@@ -178,8 +174,7 @@ def run_remote(
     Args:
         name: the model.
         batches: of jobs.
-        method: see :func:`run`.
-        options: see :func:`run`.
+        config: see :func:`run`.
         workers: processes.
         loading: see :func:`run`.
         started: called with the workers' process numbers once they are there.
@@ -221,7 +216,7 @@ def run_remote(
         while waiting or busy:
             while waiting and idle:
                 worker, batch = idle.pop(), waiting.pop()
-                busy[worker.work.remote(batch, method, options)] = (worker, batch)
+                busy[worker.work.remote(batch, config)] = (worker, batch)
             (done,), _ = ray.wait(list(busy))
             worker, batch = busy.pop(done)
             idle.append(worker)

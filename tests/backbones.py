@@ -74,7 +74,7 @@ def tiny_llama(row_end: bool) -> tuple[DecoderModel, LlamaForCausalLM]:
         head=code_head(language.lm_head, tokens),
         prompt=prompt,
         pixels=Tiles(),
-        codes=codes,
+        codebook=codes,
         sampling={},
     )
     return model, language
@@ -205,7 +205,7 @@ def greedy(
     images = []
     for text in prompts:
         codes = torch.zeros(0, dtype=torch.long)
-        for _ in range(model.grid.codes):
+        for _ in range(model.grid.n_codes):
             conditional, unconditional = (
                 plain_logits(model, language, sequence(model, model.prompt(text, branch), codes))
                 for branch in (True, False)

@@ -33,9 +33,9 @@ class RowEnds:
         return getattr(self.inner, name)
 
     @property
-    def codes(self) -> Tensor:
+    def codebook(self) -> Tensor:
         """Vectors of the codes alone."""
-        return self.inner.codes[: self.vocabulary]
+        return self.inner.codebook[: self.vocabulary]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits of the codes alone."""
@@ -51,7 +51,7 @@ def rectangle(rows: int, columns: int, vocabulary: int, seed: int = 0) -> ImageM
 
 def every_image(model: ImageModel) -> Tensor:
     """All images, int64 [vocabulary ** codes, codes]."""
-    ids = itertools.product(range(model.vocabulary), repeat=model.grid.codes)
+    ids = itertools.product(range(model.vocabulary), repeat=model.grid.n_codes)
     return torch.tensor(list(ids))
 
 
@@ -139,12 +139,16 @@ def exact(model: ImageModel, config: DecodeConfig, context: int | None = None) -
 
 def decode(model: ImageModel, config: DecodeConfig, count: int, batch: int = 10_000) -> Tensor:
     """How often each image came up among ``count`` decodes, in the order of every_image."""
-    weights = model.vocabulary ** torch.arange(model.grid.codes - 1, -1, -1)
-    total = torch.zeros(model.vocabulary**model.grid.codes)
+    weights = model.vocabulary ** torch.arange(model.grid.n_codes - 1, -1, -1)
+    total = torch.zeros(model.vocabulary**model.grid.n_codes)
     for first in range(0, count, batch):
         size = min(batch, count - first)
         seeds = config.seed + torch.arange(first, first + size)
-        tokens = Engine(model, config, ["red cat"] * size, seeds).run().tokens
+        tokens = (
+            Engine(model, config, model.encode(["red cat"] * size, config.guided), seeds)
+            .run()
+            .tokens
+        )
         total += torch.bincount((tokens * weights).sum(1), minlength=len(total))
     return total
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from pjd.paths import ROOT
-from pjd.pipeline.runs import lay_over
+from pjd.pipeline.params import lay_over
 
 
 def copy_of_the_project(folder: Path, profile: str | None = None) -> None:

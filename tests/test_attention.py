@@ -41,7 +41,7 @@ def test_attention_weights_are_those_of_queries_and_keys():
 @pytest.mark.parametrize("name", MODELS)
 def test_attention_weights_are_those_that_transformers_reports(name):
     model, _ = MODELS[name]()
-    tokens = torch.arange(model.grid.codes)[None] % model.vocabulary
+    tokens = torch.arange(model.grid.n_codes)[None] % model.vocabulary
     found = attention_map(model, ["red cat"], tokens)
     x, positions, mask = teacher_forced(model, model.encode(["red cat"], guided=False), tokens)
     assert len(found) == x.shape[1] == len(model.prompt("red cat", True)) + model.grid.length - 1

@@ -9,26 +9,24 @@ import torch
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as command
-import benchmarks.replay
+import benchmarks.acceptance
+import benchmarks.measure
+from benchmarks.acceptance import RECORD, record
 from benchmarks.measure import TimedEngine, by_quarter, measure
-from benchmarks.replay import RECORD, record, replay
-from benchmarks.shapes import SHAPES, Shape, llama, llamagen
-from pjd.decoder.acceptance import RULES, Rule
+from benchmarks.shapes import SHAPES, Shape, llama
+from pjd.decoder.acceptance import ACCEPT_RULES, AcceptRule
 from pjd.decoder.cache import SlotCache
-from pjd.decoder.config import ParameterError
+from pjd.decoder.engine import Engine
 from pjd.decoder.methods import PRESETS, configure
+from pjd.decoder.shapes import Shapes
 from pjd.decoder.trace import Trace
+from pjd.errors import ParameterError
+from pjd.measure.replay import random_llamagen, replay
 from pjd.models.llamagen import LlamaGenConfig
-from pjd.pipeline.runs import parameters
+from pjd.pipeline.params import parameters
 from tests.tiny import tiny_model
 
 CONFIG = LlamaGenConfig(16, 2, 2, 64, 8, prefix=4, caption_dim=8)
-
-
-@pytest.fixture
-def rules():
-    yield
-    RULES.pop("replayed", None)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +40,7 @@ def threads():
 @pytest.fixture
 def tiny(monkeypatch):
     config = replace(CONFIG, grid=4)
-    shape = Shape(partial(llamagen, config), 2.0, 5, 2, llama(16, 32, 2, 2, 64))
+    shape = Shape(partial(random_llamagen, config), 2.0, 5, 2, llama(16, 32, 2, 2, 64))
     monkeypatch.setitem(SHAPES, "tiny", shape)
     # A large copy takes seconds, and only its speed is used.
     monkeypatch.setattr(command, "bandwidth", lambda device: 1e9)
@@ -77,7 +75,7 @@ def invoke(*arguments):
     return CliRunner().invoke(command.app, list(arguments), catch_exceptions=False)
 
 
-def test_a_replayed_run_accepts_what_the_record_says(rules):
+def test_a_replayed_run_accepts_what_the_record_says():
     model = tiny_model(grid=16, vocabulary=50)
     shares = [0.2, 0.9, 0.5]
     config = configure("sjd", window=4, accept=replay(shares, "cpu"))
@@ -90,7 +88,7 @@ def test_a_replayed_run_accepts_what_the_record_says(rules):
 def test_the_clock_changes_no_code_and_its_parts_are_within_the_whole():
     model = tiny_model()
     config = configure("pjd", context=2)
-    plain = TimedEngine.__mro__[1](model, config, ["cat"], torch.arange(1)).run()
+    plain = Engine(model, config, model.encode(["cat"], config.guided), torch.arange(1)).run()
     timed = TimedEngine(model, config, ["cat"], torch.arange(1)).run()
     assert torch.equal(plain.tokens, timed.tokens)
     measured = measure(model, config, batch=2, repeats=1, bytes_per_second=1e9)
@@ -103,10 +101,10 @@ def test_the_clock_changes_no_code_and_its_parts_are_within_the_whole():
 def test_an_iteration_is_all_between_its_beginning_and_the_next(hands):
     model = tiny_model()
     hands.cost(model, "forward", 100.0)
-    hands.cost(TimedEngine.__mro__[1], "judge", 10.0)
+    hands.cost(benchmarks.measure, "verify", 10.0)
     hands.cost(Trace, "record", 1.0)
     # The completion check is the last thing in an iteration.
-    hands.cost(TimedEngine, "worth_keeping", 0.5)
+    hands.cost(Shapes, "images_to_keep", 0.5)
     measured = measure(model, configure("ar"), batch=2, repeats=1, bytes_per_second=1e9)
     assert measured["iterations"] == 16
     assert measured["forward_ms"] == pytest.approx(100_000)
@@ -119,7 +117,7 @@ def test_an_iteration_is_all_between_its_beginning_and_the_next(hands):
 
 
 def test_letting_go_of_finished_images_is_part_of_an_iteration(hands):
-    hands.cost(TimedEngine, "narrow", 1.0)
+    hands.cost(TimedEngine, "select", 1.0)
     config = configure("pjd", context=2)
     engine = TimedEngine(tiny_model(), config, ["cat"] * 8, torch.arange(8))
     decoded = engine.run()
@@ -169,9 +167,8 @@ def test_memory_is_what_the_formula_says(method):
     assert engine.cache.keys.nbytes + engine.cache.values.nbytes == cache
     measured = measure(model, config, batch, repeats=1, bytes_per_second=1e9)
     assert measured["cache_bytes"] == cache
-    assert engine.start().proposal.nbytes == 4 * batch * (lanes + 1) * 5 * 11
-    view = engine.view
-    trace = Trace.empty(view.columns, batch, view.rows, config.window, model.device)
+    assert engine.initial_state().draft_probs.nbytes == 4 * batch * (lanes + 1) * 5 * 11
+    trace = Trace.empty(engine.layout, batch, config.window, model.device)
     tensors = [value for value in vars(trace).values() if isinstance(value, torch.Tensor)]
     rows = 1 if method == "sjd" else 6
     written = 6 * batch * 36 * (rows + 1) + 4 * batch * 5
@@ -181,10 +178,10 @@ def test_memory_is_what_the_formula_says(method):
 def test_the_mask_and_the_smaller_cache_are_what_the_formulas_say(monkeypatch):
     model = tiny_model(grid=6, vocabulary=11)
     batch, caches, masks = 8, [], []
-    take, forward = SlotCache.take, model.forward
+    select, forward = SlotCache.select, model.forward
 
     def taken(cache, kept):
-        smaller = take(cache, kept)
+        smaller = select(cache, kept)
         caches.append(smaller.keys.nbytes / cache.keys.nbytes)
         assert smaller.keys.data_ptr() != cache.keys.data_ptr()
         return smaller
@@ -193,7 +190,7 @@ def test_the_mask_and_the_smaller_cache_are_what_the_formulas_say(monkeypatch):
         masks.append((mask.shape, mask.dtype, x.shape, cache.used))
         return forward(x, positions, mask, cache)
 
-    monkeypatch.setattr(SlotCache, "take", taken)
+    monkeypatch.setattr(SlotCache, "select", taken)
     monkeypatch.setattr(model, "forward", seen)
     config = configure("pjd", context=2, window=5, guidance=2.0)
     TimedEngine(model, config, ["cat"] * batch, torch.arange(batch)).run()
@@ -206,8 +203,8 @@ def test_the_mask_and_the_smaller_cache_are_what_the_formulas_say(monkeypatch):
     assert masks[1][0][0] == 2 * batch
 
 
-def test_the_command_writes_every_case(tmp_path, monkeypatch, rules):
-    small = Shape(partial(llamagen, CONFIG), 2.0, 5, 2, llama(16, 32, 2, 2, 64))
+def test_the_command_writes_every_case(tmp_path, monkeypatch):
+    small = Shape(partial(random_llamagen, CONFIG), 2.0, 5, 2, llama(16, 32, 2, 2, 64))
     monkeypatch.setitem(SHAPES, "small", small)
     output = tmp_path / "out.json"
     options = ["--shapes", "small", "--repeats", "1", "--threads", "1"]
@@ -224,7 +221,7 @@ def test_the_command_writes_every_case(tmp_path, monkeypatch, rules):
     assert written["acceptance"]["model"] == json.loads(RECORD.read_text())["model"]
 
 
-def test_a_method_without_drafts_needs_no_record(tmp_path, tiny, monkeypatch, rules):
+def test_a_method_without_drafts_needs_no_record(tmp_path, tiny, monkeypatch):
     unrecorded = tmp_path / "acceptance.json"
     unrecorded.write_text(json.dumps({**json.loads(RECORD.read_text()), "shares": {}}))
     monkeypatch.setattr(command, "RECORD", unrecorded)
@@ -240,17 +237,15 @@ def test_a_method_without_drafts_needs_no_record(tmp_path, tiny, monkeypatch, ru
             invoke("run", *options, "--methods", method)
 
 
-def test_every_preset_that_tests_drafts_is_recorded_and_replayed(
-    tmp_path, tiny, monkeypatch, rules
-):
+def test_every_preset_that_tests_drafts_is_recorded_and_replayed(tmp_path, tiny, monkeypatch):
     model = tiny_model(vocabulary=50)
-    monkeypatch.setattr(benchmarks.replay.pjd, "load", lambda name: model)
+    monkeypatch.setattr(benchmarks.acceptance.pjd, "load", lambda name: model)
     captions = pd.DataFrame({"prompt": ["cat"] * 4})
-    monkeypatch.setattr(benchmarks.replay, "read", lambda source, images: captions[:images])
+    monkeypatch.setattr(benchmarks.acceptance, "read", lambda source, images: captions[:images])
     shares = record("emoji-64", images=4, context=2)
     assert set(shares) == set(PRESETS) - {"ar", "zipar"}
     for method, share in shares.items():
-        assert 1 <= len(share) <= PRESETS[method]["window"], method
+        assert 1 <= len(share) <= PRESETS[method].choices["window"], method
         assert all(0 <= chance <= 1 for chance in share), method
         assert sum(share) > 0, method
     recorded = tmp_path / "acceptance.json"
@@ -265,17 +260,18 @@ def test_every_preset_that_tests_drafts_is_recorded_and_replayed(
     assert [case["method"] for case in cases] == list(PRESETS)
 
 
-def test_a_replay_computes_and_corrects_as_the_method_does(monkeypatch, rules):
+def test_a_replay_computes_and_corrects_as_the_method_does(monkeypatch):
     asked = []
 
-    def own(evidence):
-        asked.append(evidence)
-        return torch.zeros_like(evidence.coins, dtype=torch.bool)
+    def own(inputs):
+        asked.append(inputs)
+        return torch.zeros_like(inputs.uniforms, dtype=torch.bool)
 
-    monkeypatch.setitem(RULES, "match", Rule(own, RULES["match"].correction))
-    config = configure("jacobi", window=4, accept=replay([1.0], "cpu", "match"))
+    monkeypatch.setitem(ACCEPT_RULES, "match", AcceptRule(own, ACCEPT_RULES["match"].correction))
+    rule = replay([1.0], "cpu", "match")
+    config = configure("jacobi", window=4, accept=rule)
     decoded = TimedEngine(tiny_model(), config, ["cat"] * 2, torch.arange(2)).run()
-    assert RULES["replayed"].correction == "sampled"
+    assert rule.correction == "sampled"
     assert len(asked) == len(decoded.trace.fed)
     # All of a window of 4 is kept, though the method's own rule would keep none.
     assert len(asked) < 16
@@ -293,9 +289,7 @@ def test_embedded_models_stand_beside_a_llama_of_their_sizes():
         assert like.intermediate_size == config.feed_forward
 
 
-def test_one_command_compares_threads_dtypes_and_compiled_forwards(
-    tmp_path, tiny, monkeypatch, rules
-):
+def test_one_command_compares_threads_dtypes_and_compiled_forwards(tmp_path, tiny, monkeypatch):
     compiled = []
 
     def compile_forward(model):

@@ -259,7 +259,7 @@ def test_positions_stay_in_single_precision(saved):
     rotary = model.backbone.rotary_emb
     plain = ChameleonForConditionalGeneration(chameleon_config()).model.rotary_emb
     assert torch.equal(rotary.inv_freq, plain.inv_freq) and rotary.inv_freq.dtype == torch.float32
-    assert model.codes.dtype == torch.float32
+    assert model.codebook.dtype == torch.float32
     assert generate(model, ["cat"], "pjd").tokens.shape == (1, 24)
 
 

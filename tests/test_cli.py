@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pjd import doctor
 from pjd.cli import app
-from pjd.decoder.config import ParameterError
+from pjd.errors import ParameterError
 from pjd.models import registry
 from pjd.models.catalogue import CATALOGUE
 
@@ -26,6 +26,7 @@ def tiny(monkeypatch, tmp_path):
     """The command line with a tiny model, whatever is asked for, in an empty folder."""
     model = tiny_model(grid=4, vocabulary=7)
     monkeypatch.setattr(registry, "resolve", lambda name: tmp_path / name)
+    monkeypatch.setattr(registry, "default_sampling", lambda name: model.sampling)
     monkeypatch.setattr(registry, "load", lambda *_, **__: model)
     monkeypatch.setattr("pjd.jobs.load", lambda *_, **__: model)
     monkeypatch.chdir(tmp_path)
@@ -167,15 +168,19 @@ def terminal(monkeypatch):
         ["compare", "--methods", "zipar", "--batch-size", "2"],
     ],
 )
-def test_one_bar_shows_all_images_steps_codes_a_step_and_time_left(tiny, terminal, command):
+def test_one_bar_shows_all_images_steps_tokens_per_step_and_time_left(tiny, terminal, command):
     done = run(app, [command[0], "cat", "dog", "red", *command[1:]])
     assert done.exit_code == 0, done.output
     drawn = unstyle(done.stderr)
     # Of a 4x4 grid, with whole rows of context: one code an image in each of 16 steps.
-    for shown in ("0/3 images -:--:-- left", "1/3 images, 8 steps, 1.0 codes", "3/3 images, 16 st"):
+    for shown in (
+        "0/3 images -:--:-- left",
+        "1/3 images, 8 steps, 1.0 tokens",
+        "3/3 images, 16 st",
+    ):
         assert shown in drawn
-    assert "2/3 images, 15 steps, 1.0 codes a step 0:00:0" in drawn
-    assert "codes a step" not in done.stdout
+    assert "2/3 images, 15 steps, 1.0 tokens per step 0:00:0" in drawn
+    assert "tokens per step" not in done.stdout
 
 
 def test_without_a_terminal_there_is_no_bar(tiny):

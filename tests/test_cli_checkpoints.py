@@ -1,6 +1,7 @@
 """A tiny checkpoint of each family in a folder of weights, through the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,9 @@ def weights(name, request, tmp_path_factory, monkeypatch) -> Path:
     where = tmp_path_factory.mktemp("weights")
     family = CATALOGUE[name].family
     if family == "chameleon":
-        monkeypatch.setitem(chameleon.FORMATS, name, ANOLE if name == "anole-7b" else LUMINA)
+        written = ANOLE if name == "anole-7b" else LUMINA
+        monkeypatch.setitem(chameleon.FORMATS, name, written)
+        monkeypatch.setitem(CATALOGUE, name, replace(CATALOGUE[name], sampling=written.sampling))
         save_anole(where / "anole-7b")
         if name != "anole-7b":
             save_checkpoint(where / name, *tiny_chameleon(LUMINA))
@@ -72,7 +75,7 @@ def weights(name, request, tmp_path_factory, monkeypatch) -> Path:
     else:
         monkeypatch.setattr(emu3, "SIDE", 4)
         (where / name).symlink_to(request.getfixturevalue(f"{family}_folder"))
-    for module in ("paths", "models.registry", "doctor"):
+    for module in ("paths", "models.registry", "doctor", "console"):
         monkeypatch.setattr(f"pjd.{module}.WEIGHTS", where)
     monkeypatch.setenv("COLUMNS", "200")
     return where

@@ -25,7 +25,7 @@ def pair(request):
 
 def random_codes(model: DecoderModel, images: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
-    return torch.randint(model.vocabulary, (images, model.grid.codes), generator=generator)
+    return torch.randint(model.vocabulary, (images, model.grid.n_codes), generator=generator)
 
 
 def prompts_in_order(model: DecoderModel) -> list[list[int]]:
@@ -71,7 +71,7 @@ def test_slots_filled_by_the_engine_equal_the_plain_forward(pair, method, contex
     config = configure(method, guidance=2.0, window=3, **options)
     # One image: the engine lets go of finished ones, and of their slots.
     for text in PROMPTS[:2]:
-        engine = Engine(model, config, [text], torch.tensor([5]))
+        engine = Engine(model, config, model.encode([text], True), torch.tensor([5]))
         decoded = engine.run()
         assert (decoded.trace.steps < model.grid.length).all()
         for branch in (True, False):
@@ -81,7 +81,7 @@ def test_slots_filled_by_the_engine_equal_the_plain_forward(pair, method, contex
             plain = language.model(input_ids=ids, attention_mask=mask, use_cache=True)
             # The last code, and what comes after it, predict nothing and are never fed.
             end = len(tokens) + model.grid.length - model.grid.stride + model.grid.columns - 1
-            first, sequence_number = engine.prefix - len(tokens), 0 if branch else 1
+            first, sequence_number = engine.slots.first_image - len(tokens), 0 if branch else 1
             for layer, slots in enumerate(plain.past_key_values.layers):
                 for ours, theirs in (
                     (engine.cache.keys, slots.keys),
@@ -116,7 +116,7 @@ def test_greedy_decoding_equals_a_loop_without_a_cache(pair):
 def test_every_method_runs(pair, method):
     model, _ = pair
     result = generate(model, PROMPTS, method, seed=3, guidance=1.5)
-    assert result.tokens.shape == (3, model.grid.codes)
+    assert result.tokens.shape == (3, model.grid.n_codes)
     assert ((result.tokens >= 0) & (result.tokens < model.vocabulary)).all()
     assert (result.steps <= model.grid.length).all()
     width, height = result.images[0].size
@@ -162,7 +162,7 @@ def test_an_embedding_of_its_own_serves_the_image_and_not_the_prompt():
         model.head,
         model.prompt,
         Tiles(),
-        model.codes,
+        model.codebook,
         {},
         own,
     )
@@ -176,7 +176,7 @@ def test_an_embedding_of_its_own_serves_the_image_and_not_the_prompt():
 
 def test_attention_that_would_be_silently_wrong_is_refused():
     model, language = tiny_llama(row_end=False)
-    parts = (model.grid, model.tokens, model.head, model.prompt, Tiles(), model.codes, {})
+    parts = (model.grid, model.tokens, model.head, model.prompt, Tiles(), model.codebook, {})
     language.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="attention is eager, must be sdpa"):
         DecoderModel("x", language.model, *parts)

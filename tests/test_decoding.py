@@ -8,25 +8,28 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from pjd.api import generate
-from pjd.decoder.acceptance import RULES, Rule
-from pjd.decoder.config import CHOICES, ParameterError
-from pjd.decoder.drafts import declare, predecessor, prepare
+from pjd.decoder.acceptance import AcceptRule
+from pjd.decoder.config import CHOICES
+from pjd.decoder.drafts import draft, predecessor
 from pjd.decoder.engine import Engine
 from pjd.decoder.mask import causal
 from pjd.decoder.methods import PRESETS, configure
-from pjd.decoder.schedule import band, wavefront_steps
+from pjd.decoder.queries import build_queries
+from pjd.decoder.schedule import schedule, wavefront_steps
+from pjd.decoder.verify import proposals
+from pjd.errors import ParameterError
 from pjd.measure.fidelity import log_likelihood
 from pjd.models.registry import compile_forward
 
 PROMPTS = ["cat", "red dog", "dog", "red cat dog", "cat cat"]
 GREEDY = {"temperature": 0, "guidance": 2.0}
-BY_ROWS = [name for name, preset in PRESETS.items() if preset["view"] == "rows"]
+BY_ROWS = [name for name, preset in PRESETS.items() if preset.by_rows]
 
 
 def reference_greedy(model, prompts: list[str], guidance: float) -> torch.Tensor:
     """Greedy decoding by full forwards without any cache: the definition."""
-    codes = torch.zeros(len(prompts), model.grid.codes, dtype=torch.long)
-    for place in range(model.grid.codes):
+    codes = torch.zeros(len(prompts), model.grid.n_codes, dtype=torch.long)
+    for place in range(model.grid.n_codes):
         scores = []
         for code in range(model.vocabulary):
             codes[:, place] = code
@@ -55,7 +58,7 @@ def test_greedy_ar_equals_cache_free_decoding():
         ("jacobi", {"window": 4}),
         ("mc-sjd", {}),
         ("mc-sjd", {"redraft": "gumbel"}),
-        ("gsd", {"group": 1}),
+        ("gsd", {"group_size": 1}),
         ("zipar", {"context": 6, "window": 4}),
         ("zipar-adaptive", {"context": 6, "window": 4}),
         ("pjd-plus", {"context": 6}),
@@ -97,16 +100,19 @@ def test_same_seed_same_tokens_in_any_batch(model, method, options):
     assert not torch.equal(together.tokens, other.tokens)
 
 
+def engine_of(model, config, prompts, seeds, static=None) -> Engine:
+    return Engine(model, config, model.encode(prompts, config.guided), seeds, static)
+
+
 def decoded(model, method: str, static: bool) -> tuple[torch.Tensor, set[int]]:
     """Codes of ten images, and the numbers of queries that the forwards had."""
     config = configure(method, seed=3, **({"context": 2} if method in BY_ROWS else {}))
-    engine = Engine(model, config, 2 * PROMPTS, torch.arange(10))
-    engine.static = static
+    engine = engine_of(model, config, 2 * PROMPTS, torch.arange(10), static)
     fed, predict = set(), engine.predict
 
-    def counted(state, lanes, queries):
+    def counted(state, band, queries):
         fed.add(queries.token.shape[1])
-        return predict(state, lanes, queries)
+        return predict(state, band, queries)
 
     engine.predict = counted
     return engine.run().tokens, fed
@@ -133,9 +139,9 @@ def test_a_step_is_one_graph_and_changes_no_code(method):
         return graph.forward
 
     def steps(compiled: bool) -> torch.Tensor:
-        engine = Engine(model, config, PROMPTS[:2], torch.arange(2))
-        engine.static, engine.bound = True, min(4, engine.lanes)
-        state = engine.start()
+        engine = engine_of(model, config, PROMPTS[:2], torch.arange(2), static=True)
+        engine.shapes.bound = min(4, engine.slots.n_lanes)
+        state = engine.initial_state()
         engine.prefill()
         step = engine.step
         if compiled:
@@ -167,8 +173,8 @@ def test_all_forwards_of_a_compiled_model_are_compiled(monkeypatch):
     compile_forward(model)
     forwards = 0
     for method, options in (("pjd", {"context": 2}), ("pjd-plus", {"context": 4}), ("sjd", {})):
-        engine = Engine(model, configure(method, **options), 4 * PROMPTS[:4], torch.arange(16))
-        engine.static = True
+        config = configure(method, **options)
+        engine = engine_of(model, config, 4 * PROMPTS[:4], torch.arange(16), static=True)
         forwards += len(engine.run().trace.fed) + 1
     assert len(called) == forwards
 
@@ -192,18 +198,18 @@ def test_slots_in_wavefront_order_equal_a_full_forward(model, prompt, method, op
     if method != "sjd":
         options = {"context": 6, **options}
     config = configure(method, guidance=2.0, **options)
-    engine = Engine(model, config, [prompt], torch.arange(1))
+    engine = engine_of(model, config, [prompt], torch.arange(1))
     decoded = engine.run()
-    length = engine.prompt.mask.shape[1] + model.grid.codes
+    length = engine.prompt.mask.shape[1] + model.grid.n_codes
     image = model.embed(decoded.tokens).repeat(2, 1, 1)
     x = torch.cat([engine.prompt.embeddings, image], dim=1)
-    shown = torch.nn.functional.pad(engine.prompt.mask, (0, model.grid.codes), value=True)
+    shown = torch.nn.functional.pad(engine.prompt.mask, (0, model.grid.n_codes), value=True)
     cache = model.cache(2, length)
     slots = torch.arange(length).expand(2, -1)
     model.forward(x, slots, causal(shown, length), cache.at(slots))
     # The very last code is never fed: nothing comes after it.
     for mine, theirs in ((engine.cache.keys, cache.keys), (engine.cache.values, cache.values)):
-        kept = mine[:, :, :, engine.scratch :]
+        kept = mine[:, :, :, engine.slots.first_prompt :]
         torch.testing.assert_close(kept[..., :-1, :], theirs[..., :-1, :], atol=1e-4, rtol=1e-4)
 
 
@@ -251,12 +257,12 @@ def recomputed(engine: Engine) -> tuple[torch.Tensor, dict[int, int]]:
 def test_every_slot_holds_what_its_last_token_saw(method, row_ends):
     model = RowEnds(4, 4, 11, 0) if row_ends else tiny_model(grid=6, vocabulary=11)
     config = configure(method, guidance=2.0, context=2)
-    engine = Engine(model, config, ["red cat"], torch.tensor([3]))
+    engine = engine_of(model, config, ["red cat"], torch.tensor([3]))
     with torch.inference_mode():
         difference, newest = recomputed(engine)
     assert difference < 1e-4
     # Every place of the image but the last, or the row end that nothing comes after.
-    image = range(engine.prefix, engine.prefix + model.grid.length)
+    image = range(engine.slots.first_image, engine.slots.first_image + model.grid.length)
     unfed = [slot for slot in image if slot not in newest]
     assert len(unfed) <= 2 and all(slot >= image[-2] for slot in unfed)
 
@@ -279,12 +285,12 @@ def test_every_code_is_committed_once_whatever_the_options(
     sizes = (count, columns, 11)
     model = RowEnds(*sizes, seed=0) if row_end else rectangle(*sizes)
     options = {"window": window, "initial": initial, "stand_in": stand_in}
-    by_row = PRESETS[method]["view"] == "rows"
+    by_row = PRESETS[method].by_rows
     if by_row:
         rows = rows and min(rows, count)
         options |= {"context": context, "rows": rows}
     config = configure(method, seed=seed, **options)
-    decoded = Engine(model, config, PROMPTS[:2], torch.tensor([seed, seed + 1])).run()
+    decoded = engine_of(model, config, PROMPTS[:2], torch.tensor([seed, seed + 1])).run()
     trace = decoded.trace
     counts = trace.committed.long()
     assert (counts[-1] == trace.columns).all()
@@ -313,12 +319,10 @@ def test_every_code_is_committed_once_whatever_the_options(
 
 @pytest.mark.parametrize("method", BY_ROWS)
 @pytest.mark.parametrize("context", [1, 2, 4, 6, 9])
-def test_rejecting_every_draft_takes_the_steps_of_the_wavefront(
-    model, method, context, monkeypatch
-):
+def test_rejecting_every_draft_takes_the_steps_of_the_wavefront(model, method, context):
     # One code a row and forward, where every row may draw anew: exactly C + (R - 1) c.
-    monkeypatch.setitem(RULES, "never", Rule(lambda evidence: evidence.coins > 2))
-    options = {"context": context, "accept": "never", "resample": "every-row", "start": "context"}
+    never = AcceptRule(lambda inputs: inputs.uniforms > 2)
+    options = {"context": context, "accept": never, "resample": "every-row", "start": "context"}
     result = generate(model, PROMPTS, method, **options)
     assert (result.steps == wavefront_steps(6, 6, context)).all()
 
@@ -343,14 +347,14 @@ def test_the_stand_in_is_the_code_that_the_option_names(model):
     seen = {}
     for stand_in in ("newest", "last-column", "above"):
         config = configure("zipar", context=2, stand_in=stand_in)
-        engine = Engine(model, config, ["cat"], torch.tensor([0]))
-        state = engine.start()
+        engine = engine_of(model, config, ["cat"], torch.tensor([0]))
+        state = engine.initial_state()
         state.tokens[0, :6, :6] = torch.arange(36).view(6, 6)
         for counts in ([6, 6, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0]):
             state.committed[0, :6] = torch.tensor(counts)
-            lanes = band(state.committed, state.drafted, 6, engine.lanes, 2, config)
-            last = predecessor(state, engine.view, config, lanes)[0]
-            seen.setdefault(stand_in, []).append(int(last[(lanes.start == 0)[0]][0]))
+            band = schedule(state.committed, state.drafted, engine.layout, 6, config)
+            last = predecessor(state, engine.layout, config, band)[0]
+            seen.setdefault(stand_in, []).append(int(last[(band.committed == 0)[0]][0]))
     # Rows 0 and 1 complete, two codes of row 2, row 3 starts; only two codes of row 0, row 1
     # starts; row 0 complete: its last code whatever the option says.
     assert seen["newest"] == [13, 1, 5]
@@ -359,24 +363,24 @@ def test_the_stand_in_is_the_code_that_the_option_names(model):
 
 
 def test_initial_drafts_come_from_where_the_option_says(model):
-    engine = Engine(model, configure("sjd", window=4), ["cat"], torch.tensor([0]))
+    engine = engine_of(model, configure("sjd", window=4), ["cat"], torch.tensor([0]))
     for initial, expected in {"repeat-left": 7, "repeat-above": None, "sample-left": 3}.items():
         config = configure("sjd", window=4, initial=initial)
-        state = engine.start()
+        state = engine.initial_state()
         state.tokens[0, 0, :8] = torch.arange(8)
         state.committed[0, 0], state.drafted[0, 0] = 7, 1
         # The draft at column 7, in a window of 4.
-        state.proposal[0, 0, 3, 3] = 1.0
-        lanes = band(state.committed, state.drafted, 36, 1, 0, config)
-        windows = prepare(state, engine.view, config, lanes)
-        fresh = windows.tokens[0, 0, 1:3].tolist()
+        state.draft_probs[0, 0, 3, 3] = 1.0
+        band = schedule(state.committed, state.drafted, engine.layout, 1, config)
+        windows = draft(state, engine.layout, config, band)
+        fresh = windows.drafts[0, 0, 1:3].tolist()
         # Places 8 and 9 are under places 2 and 3.
         assert fresh == ([2, 3] if expected is None else [expected] * 2)
-        queries = engine.queries(state, lanes, windows)
-        q = declare(state, engine.view, config, lanes, windows, queries).proposal[0]
+        queries = build_queries(state, engine.layout, engine.slots, band, windows)
+        q = proposals(state, engine.layout, config, band, windows, queries).probs[0]
         assert q[0, 3] == 1 and q[1, fresh[0]] == 1 and q[1].sum() == 1
     config = configure("sjd", window=4, initial="uniform")
-    q = declare(state, engine.view, config, lanes, windows, queries).proposal[0]
+    q = proposals(state, engine.layout, config, band, windows, queries).probs[0]
     torch.testing.assert_close(q[2], torch.full((11,), 1 / 11))
     # The last place of a full window is drawn, not tested.
     assert (q[3] == 0).all()
@@ -388,14 +392,14 @@ def test_lag_is_the_context_when_a_row_starts_one_a_step(model):
     assert (result.trace.lag == expected).all()
 
 
-def test_what_limits_a_row_is_counted(model, monkeypatch):
+def test_what_limits_a_row_is_counted(model):
     # Nothing is rejected: rows below the top wait for those above, which wait for nobody.
-    monkeypatch.setitem(RULES, "always", Rule(lambda evidence: evidence.coins < 2))
-    options = {"context": 2, "window": 3, "accept": "always"}
+    always = AcceptRule(lambda inputs: inputs.uniforms < 2)
+    options = {"context": 2, "window": 3, "accept": always}
     table = generate(model, PROMPTS, "pjd-plus", **options).trace.table()
     assert (table.rejected == 0).all() and (table.blocked > 0).any()
-    monkeypatch.setitem(RULES, "never", Rule(lambda evidence: evidence.coins > 2))
-    trace = generate(model, PROMPTS, "pjd-plus", **{**options, "accept": "never"}).trace
+    never = AcceptRule(lambda inputs: inputs.uniforms > 2)
+    trace = generate(model, PROMPTS, "pjd-plus", **{**options, "accept": never}).trace
     table = trace.table()
     assert (table.rejected[table.drafted > 0] > 0).all() and (table.blocked == 0).all()
     assert (trace.depths.accepted == 0).all() and (trace.depths.tested.iloc[1:] == 0).all()

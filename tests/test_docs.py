@@ -8,12 +8,12 @@ import pytest
 from tiny import tiny_model
 
 import pjd
-from pjd.decoder.acceptance import RULES
 from pjd.decoder.methods import PRESETS
 from pjd.models.registry import available
 from pjd.paths import ROOT
 from pjd.pipeline import runs
-from pjd.pipeline.evaluate import collect, evaluate
+from pjd.pipeline.collect import collect
+from pjd.pipeline.evaluate import evaluate
 
 
 def examples(page: str) -> list[str]:
@@ -29,7 +29,6 @@ def test_the_example_of_a_new_decoder_runs(capsys):
         exec(code, {})
     finally:
         # What the example registers must not outlive it.
-        RULES.pop("typical", None)
         PRESETS.pop("typical-rows", None)
     steps = re.findall(r"\[(\d+), (\d+)\]", capsys.readouterr().out)
     paper, typical = (sum(map(int, pair)) for pair in steps)

@@ -170,7 +170,7 @@ def test_a_checkpoint_is_read(language, folder, monkeypatch):
     assert torch.equal(both[0].tokens, both[1].tokens)
     assert both[0].images[0].tobytes() == both[1].images[0].tobytes()
     half = emu3.load("emu3-gen", folder)
-    assert half.dtype == torch.bfloat16 and half.codes.dtype == torch.float32
+    assert half.dtype == torch.bfloat16 and half.codebook.dtype == torch.float32
     assert generate(half, ["cat"], "pjd", top_k=5).tokens.shape == (1, 16)
 
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from pjd.api import generate
-from pjd.decoder.config import ParameterError
 from pjd.decoder.methods import configure
+from pjd.errors import ParameterError
 from pjd.models import emoji
 from pjd.models.llamagen import LlamaGenConfig
 from pjd.models.registry import resolve
@@ -32,7 +32,7 @@ BAD = [
     ("ar", {"contxt": 1}, "contxt = 1: no such option"),
     ("magic", {}, "method = 'magic': must be one of ar, jacobi, sjd"),
     ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group"),
-    ("gsd", {"group": 0}, "group = 0: must be an integer at least 1"),
+    ("gsd", {"group_size": 0}, "group_size = 0: must be an integer at least 1"),
     ("jacobi", {"redraft": "coupled"}, "redraft = 'coupled': must be fresh or gumbel"),
     ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs mask row-causal"),
     ("pjd", {"stand_in": "last column"}, "stand_in = 'last column': must be one of newest"),

@@ -6,7 +6,7 @@ from enumeration import RowEnds, decode, exact, p_value, rectangle
 from tiny import tiny_model
 
 from pjd.api import generate
-from pjd.decoder import acceptance as rules
+from pjd.decoder.acceptance import AcceptRule, ratio
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
 
@@ -29,7 +29,7 @@ LOSSLESS = [
     ("sjd", {"window": 4, "top_k": 2}),
     ("mc-sjd", {}),
     ("mc-sjd", {"window": 3, "redraft": "gumbel"}),
-    ("gsd", {"group": 1}),
+    ("gsd", {"group_size": 1}),
     ("zipar", WHOLE),
     ("zipar-adaptive", WHOLE),
     ("pjd", WHOLE),
@@ -85,7 +85,7 @@ def test_lossless_with_forced_row_ends(method, options):
         ("pjd-staircase", {"window": 2, "stand_in": "above"}),
         ("pjd-staircase", {"redraft": "gumbel", "stand_in": "newest"}),
         ("pjd-staircase", {"accept": "match", "redraft": "gumbel"}),
-        ("pjd-staircase", {"reach": "gap", "rows": 2}),
+        ("pjd-staircase", {"draft_limit": "row-above", "rows": 2}),
         # One code a row and forward keeps the distance by itself.
         ("zipar", {}),
     ],
@@ -110,14 +110,13 @@ def test_the_staircase_with_forced_row_ends():
             {"window": 6, "redraft": "threshold", "initial": "uniform", "guidance": 2.0},
             1,
         ),
-        ("sjd", {"window": 4, "accept": "broken"}, 0),
+        # A residual that forgets to subtract q.
+        ("sjd", {"window": 4, "accept": AcceptRule(ratio, correction="sampled")}, 0),
         ("pjd", {"context": 1}, 0),
         ("pjd-plus", {"context": 1}, 0),
     ],
 )
-def test_the_test_has_teeth(method, options, seed, monkeypatch):
-    # A residual that forgets to subtract q.
-    monkeypatch.setitem(rules.RULES, "broken", rules.Rule(rules.ratio, correction="sampled"))
+def test_the_test_has_teeth(method, options, seed):
     assert check(rectangle(2, 3, vocabulary=3, seed=seed), method, options) < 1e-6
 
 
@@ -149,7 +148,7 @@ def test_staircase_tokens_depend_on_seed_and_context_alone(model, context):
         {"window": 3},
         {"window": 8, "batch_size": 1},
         {"window": 8, "rows": 2},
-        {"window": 5, "reach": "gap", "initial": "repeat-left"},
+        {"window": 5, "draft_limit": "row-above", "initial": "repeat-left"},
     ):
         result = generate(model, PROMPTS, "pjd-staircase", **options, **schedule)
         assert torch.equal(result.tokens, slow.tokens), schedule
@@ -157,11 +156,11 @@ def test_staircase_tokens_depend_on_seed_and_context_alone(model, context):
 
 def test_group_of_one_is_sjd():
     model = tiny_model(grid=6, vocabulary=11)
-    alone = generate(model, PROMPTS, "gsd", group=1)
+    alone = generate(model, PROMPTS, "gsd", group_size=1)
     assert torch.equal(alone.tokens, generate(model, PROMPTS, "sjd").tokens)
     # Codes close enough to share their probability are accepted more often.
     model.tokenizer.codebook.weight[:] = model.tokenizer.codebook.weight[0]
-    grouped = generate(model, PROMPTS, "gsd", group=11)
+    grouped = generate(model, PROMPTS, "gsd", group_size=11)
     assert grouped.steps.sum() < alone.steps.sum()
 
 
@@ -170,17 +169,20 @@ def test_drafts_are_what_they_are_declared_to_be(model, method):
     # A code outside the two likeliest has q = 0: drafts and distributions must stay together, in
     # the iteration after a row is finished too.
     config = configure(method, context=2, top_k=2, guidance=2.0)
-    engine = Engine(model, config, PROMPTS, torch.arange(len(PROMPTS)))
-    state = engine.start()
+    prompt = model.encode(PROMPTS, config.guided)
+    engine = Engine(model, config, prompt, torch.arange(len(PROMPTS)))
+    state, lane = engine.initial_state(), torch.arange(engine.slots.n_lanes)
+    depth = torch.arange(config.window)
     engine.prefill()
-    while (state.committed[:, :-1] < engine.view.columns).any():
+    while (state.committed[:, :-1] < engine.layout.columns).any():
         engine.step(state)
         top = (state.committed[:, :-1] == 6).sum(1, keepdim=True)
-        row = (top + engine.lane).clamp(max=6)
-        column = state.committed.gather(1, row)[..., None] + engine.depth
-        drafts = state.tokens[state.image[..., None], row[..., None], column]
-        live = engine.depth < state.drafted.gather(1, row)[..., None]
+        row = (top + lane).clamp(max=6)
+        column = state.committed.gather(1, row)[..., None] + depth
+        drafts = state.tokens[state.batch_index[..., None], row[..., None], column]
+        live = depth < state.drafted.gather(1, row)[..., None]
         live &= (row < 6)[..., None]
-        q = state.proposal[state.image[..., None], row[..., None] % engine.lanes, column % 8]
+        ring_lane = row[..., None] % engine.slots.n_lanes
+        q = state.draft_probs[state.batch_index[..., None], ring_lane, column % 8]
         assert (q.gather(-1, drafts[..., None]).squeeze(-1)[live] > 0).all()
         torch.testing.assert_close(q.sum(-1)[live], torch.ones(int(live.sum())), atol=1e-4, rtol=0)

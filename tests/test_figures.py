@@ -4,7 +4,7 @@ import yaml
 from PIL import Image
 
 from pjd.pipeline.figures import first_of_groups, image_rows, swept
-from pjd.pipeline.runs import lay_over
+from pjd.pipeline.params import lay_over
 
 
 def test_a_sweep_is_in_order_of_its_knob_and_no_limit_comes_last():

@@ -188,7 +188,7 @@ def test_a_checkpoint_is_read(language, folder):
     assert torch.equal(both[0].tokens, both[1].tokens)
     assert both[0].images[0].tobytes() == both[1].images[0].tobytes()
     half = janus.load("janus-pro-1b", folder)
-    assert half.dtype == torch.bfloat16 and half.codes.dtype == torch.float32
+    assert half.dtype == torch.bfloat16 and half.codebook.dtype == torch.float32
     assert half.backbone.rotary_emb.inv_freq.dtype == torch.float32
     assert generate(half, ["a red fox"], "pjd").tokens.shape == (1, SIDE * SIDE)
 

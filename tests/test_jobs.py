@@ -44,7 +44,7 @@ def test_names_differ_where_the_image_would():
 def test_an_image_says_what_it_was_made_from(tmp_path):
     model = tiny_model(grid=4, vocabulary=7)
     (job,) = plan(["red cat\n🐈"], 1, "tiny", configure("sjd", seed=5))
-    ((done, result),) = attempt(model, [job], "sjd", {})
+    ((done, result),) = attempt(model, [job], configure("sjd", seed=5))
     save(tmp_path, done, result, "tiny")
     made = json.loads(Image.open(tmp_path / job.name).text["pjd"])
     assert made["prompt"] == "red cat\n🐈" and made["config"]["seed"] == 5
@@ -54,7 +54,7 @@ def test_an_image_says_what_it_was_made_from(tmp_path):
 
 def test_a_full_disk_is_named_and_leaves_no_half_image(tmp_path, monkeypatch):
     (job,) = plan(["cat"], 1, "tiny", CONFIG)
-    ((done, result),) = attempt(tiny_model(), [job], "zipar", {"context": 2})
+    ((done, result),) = attempt(tiny_model(), [job], CONFIG)
 
     def full(image: Image.Image, path: Path, *_: object, **__: object) -> None:
         path.write_bytes(b"half")
@@ -77,7 +77,7 @@ def test_progress_is_told_of_or_shown_and_changes_nothing(capsys):
     assert sum(images for images, _, _ in told) == 3
     assert [(steps, pace) for _, steps, pace in told if steps == 10] == [(10, 1.6)] * 2
     shown = capsys.readouterr().err
-    assert "48/48" in shown and "codes_per_step=1.6, steps=10" in shown
+    assert "48/48" in shown and "steps=10" in shown and "tokens_per_step=1.6" in shown
 
 
 def test_a_failing_prompt_costs_no_other(monkeypatch):
@@ -91,7 +91,7 @@ def test_a_failing_prompt_costs_no_other(monkeypatch):
 
     monkeypatch.setattr(model, "encode", fails)
     listed = plan(["cat", "dog", "red"], 1, "tiny", CONFIG)
-    outcomes = list(attempt(model, listed, "zipar", {"context": 2}))
+    outcomes = list(attempt(model, listed, CONFIG))
     failed = {done[0].prompt for done, result in outcomes if isinstance(result, Exception)}
     assert failed == {"dog"} and len(outcomes) == 3
 
@@ -110,7 +110,7 @@ def test_a_failed_batch_is_let_go_before_its_images_are_tried_alone(monkeypatch)
 
     monkeypatch.setattr(model, "encode", fails)
     listed = plan(["dog", "cat", "red"], 1, "tiny", CONFIG)
-    outcomes = list(attempt(model, listed, "zipar", {"context": 2}))
+    outcomes = list(attempt(model, listed, CONFIG))
     assert len(failed) == 2 and len(outcomes) == 3
     assert alive == [0, 0, 0, 0]
 
@@ -119,9 +119,8 @@ def test_a_failed_batch_is_let_go_before_its_images_are_tried_alone(monkeypatch)
 def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
     prompts = ["cat face, noto, on teal", "rainbow, twemoji, on white", "dog, openmoji, on white"]
     listed = plan(prompts, 2, "emoji-64", CONFIG)
-    options = {"context": 2}
     alone = {}
-    for done, result in run("emoji-64", listed, "zipar", options, batch_size=2):
+    for done, result in run("emoji-64", listed, CONFIG, batch_size=2):
         alone |= {job.number: result.tokens[i] for i, job in enumerate(done)}
 
     killed = []
@@ -137,7 +136,7 @@ def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
 
     batches = [listed[first : first + 2] for first in range(0, 6, 2)]
     together = {}
-    for outcomes in run_remote("emoji-64", batches, "zipar", options, 2, {}, kill_one):
+    for outcomes in run_remote("emoji-64", batches, CONFIG, 2, {}, kill_one):
         done, result = outcomes
         assert not isinstance(result, Exception), result
         together |= {job.number: result.tokens[i] for i, job in enumerate(done)}
@@ -149,7 +148,7 @@ def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
 def test_workers_without_ray_are_refused_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(jobs.ParameterError, match=r"workers = 2: .*pjd\[ray\]"):
-        list(run("emoji-64", [], "zipar", {}, workers=2))
+        list(run("emoji-64", [], CONFIG, workers=2))
 
 
 def test_more_workers_than_gpus_are_refused_and_not_waited_for(monkeypatch):
@@ -160,4 +159,4 @@ def test_more_workers_than_gpus_are_refused_and_not_waited_for(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "ray", stand_in)
     with pytest.raises(jobs.ParameterError, match="workers = 2: more than the 1 GPUs that Ray has"):
-        list(run("emoji-64", [], "zipar", {}, workers=2, device="cuda"))
+        list(run("emoji-64", [], CONFIG, workers=2, device="cuda"))

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from pjd.api import generate
 from pjd.cli import app
-from pjd.decoder.config import ParameterError
 from pjd.decoder.engine import Engine
 from pjd.decoder.mask import causal
 from pjd.decoder.methods import PRESETS, configure
+from pjd.errors import ParameterError
 from pjd.models import llamagen_official as official
 from pjd.models.catalogue import CATALOGUE
 from pjd.models.llamagen_vq import LlamaGenVQ
@@ -181,19 +181,18 @@ def test_logits_in_wavefront_order_equal_a_plain_forward(case):
     # With the whole row above as context, every row is written in a wavefront of drafts, and each
     # distribution that is kept is that of the full forward.
     model, tensors, captioned, prompts = case
-    engine = Engine(
-        model, configure("pjd", context=GRID, guidance=2.0), prompts[:1], torch.tensor([1])
-    )
+    config = configure("pjd", context=GRID, guidance=2.0)
+    engine = Engine(model, config, model.encode(prompts[:1], True), torch.tensor([1]))
     codes = engine.run().tokens[0]
     for number, branch in enumerate(prefixes(tensors, prompts[0], captioned)):
         expected = plain_logits(tensors, *branch, codes.tolist())
-        first, length = engine.scratch, len(expected) - 1
+        first, length = engine.slots.first_prompt, len(expected) - 1
         x = torch.cat([branch[0], model.embed(codes)])[-1][None, None]
         # The last code was never fed: what it sees is all that the engine wrote.
-        mask = torch.zeros(1, 1, 1, engine.slots, dtype=torch.bool)
+        mask = torch.zeros(1, 1, 1, engine.slots.total, dtype=torch.bool)
         mask[..., first : first + length] = F.pad(branch[1], (0, GRID * GRID - 1), value=True)
         mask[..., first + length] = True
-        cache = engine.cache.take(torch.tensor([number]))
+        cache = engine.cache.select(torch.tensor([number]))
         cache.sequence = torch.zeros(1, 1, dtype=torch.long)
         logits = model.forward(x, torch.tensor([[length]]), mask, cache.at(torch.tensor([[-1]])))
         torch.testing.assert_close(logits[0, 0], expected[-1], atol=1e-4, rtol=1e-4)
@@ -260,7 +259,7 @@ def test_the_image_decoder_equals_one_written_out(levels):
     ids = torch.randint(CODES, (2, 3, 2))
     expected = reference_decoder(dict(vq.state_dict()), ids, levels, 2)
     assert expected.shape[2:] == (3 * vq.reduction, 2 * vq.reduction)
-    ours = vq.decoder(vq.post_quant_conv(vq.codes[ids].permute(0, 3, 1, 2)))
+    ours = vq.decoder(vq.post_quant_conv(vq.codebook[ids].permute(0, 3, 1, 2)))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -3,11 +3,13 @@ import itertools
 import pytest
 import torch
 
-from pjd.decoder.drafts import prepare
+from pjd.decoder.drafts import draft
 from pjd.decoder.engine import Engine
-from pjd.decoder.mask import causal, drafts_seen, visible
+from pjd.decoder.mask import causal, visible
 from pjd.decoder.methods import configure
-from pjd.decoder.schedule import band
+from pjd.decoder.queries import build_queries
+from pjd.decoder.released import drafts_visible_from
+from pjd.decoder.schedule import schedule
 
 
 def brute_force(query, key, committed, drafts, columns, stride, mask) -> bool:
@@ -82,7 +84,7 @@ def test_masks_differ_only_in_other_rows_drafts():
 def released(lengths: list[int], flush: bool) -> list[list[int]]:
     """For each query of each active row, from which active row on it sees drafts of those above.
 
-    ``lengths`` are the windows v of METHODS 3.2: a committed token and v - 1 drafts. A query that
+    ``lengths`` are the windows: a committed token and ``length - 1`` drafts. A query that
     no block covers sees them all, which is 0, as does one of the first row.
     """
     count = len(lengths)
@@ -91,14 +93,13 @@ def released(lengths: list[int], flush: bool) -> list[list[int]]:
     queries = [(row, place) for row, length in enumerate(lengths) for place in range(length)]
     row, place = (torch.tensor(part)[None] for part in zip(*queries, strict=True))
     column = committed.gather(1, row) - 1 + place
-    seen = drafts_seen(
-        "released",
+    seen = drafts_visible_from(
         row,
         column,
         committed,
         drafts,
         torch.ones(1, count, dtype=torch.bool),
-        torch.tensor([[int(flush)]]),
+        torch.tensor([[flush]]),
     )
     return [part.tolist() for part in seen[0].split(lengths)]
 
@@ -120,7 +121,7 @@ def released(lengths: list[int], flush: bool) -> list[list[int]]:
         ([8, 8, 8], True, [[0] * 8, [0] + [1] * 7, [1] + [0] * 7]),
     ],
 )
-def test_released_offsets_of_methods_section_3_2(lengths, flush, expected):
+def test_released_offsets_as_counted_by_hand(lengths, flush, expected):
     assert released(lengths, flush) == expected
 
 
@@ -129,7 +130,8 @@ def test_released_and_row_causal_masks_differ_from_the_third_row_on():
     row = torch.tensor([[0, 1, 1, 2, 2]])
     column = torch.tensor([[8, 5, 6, 2, 3]])
     active = torch.ones(1, 3, dtype=torch.bool)
-    seen = drafts_seen("released", row, column, committed, drafts, active, torch.zeros(1, 1).long())
+    no_flush = torch.zeros(1, 1, dtype=torch.bool)
+    seen = drafts_visible_from(row, column, committed, drafts, active, no_flush)
     wrong = visible(row, column, committed, drafts, 12, 12, seen)
     right = visible(row, column, committed, drafts, 12, 12, 3)
     assert torch.equal(wrong[:, :3], right[:, :3])
@@ -140,7 +142,7 @@ def test_released_and_row_causal_masks_differ_from_the_third_row_on():
 def test_the_fixed_lag_hides_columns_beyond_it():
     committed, drafts = torch.tensor([[8, 8, 2]]), torch.zeros(1, 3, dtype=torch.long)
     row, column = torch.tensor([[2, 2]]), torch.tensor([[-1, 1]])
-    shown = visible(row, column, committed, drafts, 8, 8, 3, lag=3)[0].view(2, 3, 8)
+    shown = visible(row, column, committed, drafts, 8, 8, 3, staircase=3)[0].view(2, 3, 8)
     # The code at column j sees columns before j + c of the row above, j + 2c of the next.
     assert shown[0].sum(-1).tolist() == [6, 3, 0]
     assert shown[1].sum(-1).tolist() == [8, 5, 2]
@@ -155,21 +157,22 @@ def test_causal_mask_shows_earlier_places_and_padding_only_itself():
 @pytest.mark.parametrize("mask", ["row-causal", "none", "released"])
 def test_other_rows_drafts_move_logits_only_where_they_are_seen(model, mask):
     config = configure("pjd", context=1, window=4, mask=mask, guidance=2.0)
-    engine = Engine(model, config, ["cat"], torch.tensor([1]))
-    state = engine.start()
+    engine = Engine(model, config, model.encode(["cat"], config.guided), torch.tensor([1]))
+    state = engine.initial_state()
     engine.prefill()
     # Three rows under way, with room for drafts in each.
     state.committed[0, :3] = torch.tensor([3, 2, 1])
-    lanes = band(state.committed, state.drafted, 6, engine.lanes, 1, config)
-    assert (lanes.drafts[0, :3] >= 1).all()
+    layout = engine.layout
+    band = schedule(state.committed, state.drafted, layout, engine.slots.n_lanes, config)
+    assert (band.n_drafts[0, :3] >= 1).all()
     logits = []
     for other in (False, True):
-        windows = prepare(state, engine.view, config, lanes)
+        windows = draft(state, layout, config, band)
         if other:
             # Other drafts in the top row, everything else as it was.
-            windows.tokens[:, 0] = (windows.tokens[:, 0] + 1) % model.vocabulary
-        queries = engine.queries(state, lanes, windows)
-        logits.append(engine.predict(state, lanes, queries))
+            windows.drafts[:, 0] = (windows.drafts[:, 0] + 1) % model.vocabulary
+        queries = build_queries(state, layout, engine.slots, band, windows)
+        logits.append(engine.predict(state, band, queries))
     change = (logits[0] - logits[1]).abs().amax(-1)
     moved = [float(change[queries.lane == lane].max()) > 1e-6 for lane in range(3)]
     protected = {"row-causal": [1, 2], "none": [], "released": [1]}[mask]

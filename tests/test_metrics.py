@@ -8,7 +8,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from pjd.api import generate
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
-from pjd.measure.fidelity import OneDnnLinear, bootstrap, flat_codes, frechet, log_likelihood
+from pjd.measure.features import flat_codes, frechet
+from pjd.measure.fidelity import OneDnnLinear, bootstrap, log_likelihood
 from pjd.measure.quality import Given
 
 PROMPTS = ["cat", "red dog"]
@@ -18,7 +19,7 @@ def test_log_likelihood_is_that_of_the_decoder_itself():
     # The distributions that AR draws from, one forward a code, against one teacher-forced forward.
     model = tiny_model(grid=3, vocabulary=5)
     config = configure("ar", guidance=2.0, temperature=0.7)
-    engine = Engine(model, config, PROMPTS, torch.arange(2))
+    engine = Engine(model, config, model.encode(PROMPTS, config.guided), torch.arange(2))
     seen = []
     predict = engine.predict
 

@@ -46,9 +46,9 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
             "top_k": 5,
             "contexts": [8, 16],
             "sweeps": {
-                "pjd-nomask-8": {"group": "mask", "options": "method: pjd-nomask, context: 8"},
-                "parti-ar": {"group": "parti", "options": f"method: ar, {parti}"},
-                "parti-pjd-8": {"group": "parti", "options": f"method: pjd, context: 8, {parti}"},
+                "pjd-nomask-8": {"folder": "mask", "options": "method: pjd-nomask, context: 8"},
+                "parti-ar": {"folder": "parti", "options": f"method: ar, {parti}"},
+                "parti-pjd-8": {"folder": "parti", "options": f"method: pjd, context: 8, {parti}"},
             },
             "other_models": [model],
             "other_runs": {

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pjd.decoder.config import ParameterError
+from pjd.errors import ParameterError
 from pjd.pipeline.prompts import read
 
 

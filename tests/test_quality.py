@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from pjd.decoder.config import ParameterError
-from pjd.measure.fidelity import features
+from pjd.errors import ParameterError
+from pjd.measure.features import features
 from pjd.measure.quality import (
     clip_score,
     inception,

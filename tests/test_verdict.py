@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pjd.cli import app
-from pjd.pipeline import reproduction as verdict
+from pjd.pipeline import reproduction
 
 
 def table(images: int = 512) -> pd.DataFrame:
@@ -25,8 +25,8 @@ def table(images: int = 512) -> pd.DataFrame:
 
 
 def test_a_run_is_what_it_made_expected():
-    expected = verdict.expectation(table(), "emoji-64")
-    lines = verdict.compare(table(), "emoji-64", expected)
+    expected = reproduction.expectation(table(), "emoji-64")
+    lines = reproduction.compare(table(), "emoji-64", expected)
     assert len(lines) == 4 and (lines.verdict == "as expected").all()
 
 
@@ -36,19 +36,19 @@ def test_a_run_is_what_it_made_expected():
 )
 def test_tolerance_is_three_deviations_of_a_difference(run, shift, outcome):
     # An interval of 2 is a deviation of 0.51; of a difference 0.72; three of them 2.16.
-    expected = verdict.expectation(table(), "emoji-64")
+    expected = reproduction.expectation(table(), "emoji-64")
     measured = table()
     measured.loc[run, "steps"] += shift
-    lines = verdict.compare(measured, "emoji-64", expected)
+    lines = reproduction.compare(measured, "emoji-64", expected)
     assert lines.verdict[2 * run] == outcome
     assert (lines.verdict.drop(2 * run) == "as expected").all()
 
 
 def test_other_images_or_models_are_not_compared():
-    expected = verdict.expectation(table(), "emoji-64")
+    expected = reproduction.expectation(table(), "emoji-64")
     for measured, model in ((table(4), "emoji-64"), (table(), "emoji-96")):
         with pytest.raises(ValueError, match="nothing to compare"):
-            verdict.compare(measured, model, expected)
+            reproduction.compare(measured, model, expected)
 
 
 def test_other_runs_are_compared_where_they_were_made(tmp_path):
@@ -56,18 +56,20 @@ def test_other_runs_are_compared_where_they_were_made(tmp_path):
     other = table().assign(run=["emoji-96/ar", "emoji-96/sjd"], model="emoji-96")
     table().to_parquet(tmp_path / "collected.parquet")
     pd.concat([table(), more, other]).to_parquet(tmp_path / "sweeps.parquet")
-    lines = verdict.verify(tmp_path, tmp_path / "e.json", write=True)
+    lines = reproduction.check_reproduction(tmp_path, tmp_path / "e.json", write=True)
     runs = ["comparison/sjd-32", "emoji-96/ar", "emoji-96/sjd", "main/ar", "main/context-4"]
     assert lines.run.unique().tolist() == runs and (lines.verdict == "as expected").all()
     pd.concat([table(), other]).to_parquet(tmp_path / "sweeps.parquet")
-    lines = verdict.verify(tmp_path, tmp_path / "e.json")
+    lines = reproduction.check_reproduction(tmp_path, tmp_path / "e.json")
     assert lines.run[lines.verdict == "missing"].unique().tolist() == ["comparison/sjd-32"]
     (tmp_path / "sweeps.parquet").unlink()
-    assert len(verdict.verify(tmp_path, tmp_path / "e.json")) == 4
+    assert len(reproduction.check_reproduction(tmp_path, tmp_path / "e.json")) == 4
 
 
 def test_the_command_says_what_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(verdict.verify, "__defaults__", (tmp_path, tmp_path / "e.json", False))
+    monkeypatch.setattr(
+        reproduction.check_reproduction, "__defaults__", (tmp_path, tmp_path / "e.json", False)
+    )
     table().to_parquet(tmp_path / "collected.parquet")
     run = CliRunner().invoke
     assert isinstance(run(app, ["verify"]).exception, FileNotFoundError)

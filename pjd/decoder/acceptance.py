@@ -1,97 +1,102 @@
-"""When is a draft kept? The tests of METHODS 1.2, 2.2 and 2.5, by name.
-
-No torch at run time here: the command line checks names before it imports anything heavy.
-"""
-
-from __future__ import annotations
+"""When is a draft accepted? The tests, by name (docs/method.md, section 5)."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
+
+from pjd.decoder.config import DecodeConfig
 
 
-class Evidence(NamedTuple):
-    """What a test may look at.
+class AcceptInputs(NamedTuple):
+    """What a test may look at. The last axis of p and q has one entry per token id.
 
     Attributes:
-        target: the new distributions p, float [..., ids].
-        proposal: q, what the drafts were drawn from, same shape.
-        tokens: the drafts, int64 [...].
-        coins: fresh uniform numbers [...] in [0, 1).
-        sampled: what would be drawn from p now, int64 [...].
-        codes: unit vectors of the codes, float [vocabulary, width].
-        group: most codes of a group.
-        depth: int64 [...]; places of the drafts in their windows, 0 for the next to be committed.
+        target_probs: p, the distributions of this forward pass, float [batch, queries, ids].
+        draft_probs: q, what the drafts were drawn from, float [batch, queries, ids].
+        drafts: int64 [batch, queries], the drafted tokens.
+        uniforms: fresh uniform numbers [batch, queries] in [0, 1).
+        sampled: int64 [batch, queries], the tokens that would be drawn from p now.
+        codebook: unit vectors of the codes, float [vocabulary, width].
+        group_size: the largest number of tokens in a group.
+        depth: int64 [batch, queries]; how many positions of its row a draft is behind the next
+            one to be committed.
     """
 
-    target: Tensor
-    proposal: Tensor
-    tokens: Tensor
-    coins: Tensor
+    target_probs: Tensor
+    draft_probs: Tensor
+    drafts: Tensor
+    uniforms: Tensor
     sampled: Tensor
-    codes: Tensor
-    group: int
+    codebook: Tensor
+    group_size: int
     depth: Tensor
 
 
-class Rule(NamedTuple):
-    """A test, and what takes the place of a draft that fails it.
+class AcceptRule(NamedTuple):
+    """A test, and what replaces the first draft that fails it.
 
     Attributes:
-        keeps: from evidence to bool [...].
-        correction: "residual": a token from norm(max(0, p - q)); "sampled": the token drawn anew.
+        accepts: from :class:`AcceptInputs` to bool [batch, queries].
+        correction: "residual": a token drawn from norm(max(0, p - q)); "sampled": the token that
+            was drawn from p.
     """
 
-    keeps: Callable[[Evidence], Tensor]
+    accepts: Callable[[AcceptInputs], Tensor]
     correction: Literal["residual", "sampled"] = "residual"
 
 
 def likelihood(distribution: Tensor, tokens: Tensor) -> Tensor:
-    """Probability [...] of each of ``tokens`` under ``distribution``."""
+    """Probability [...] of each of ``tokens`` int64 [...] under ``distribution`` [..., ids]."""
     return distribution.gather(-1, tokens[..., None]).squeeze(-1)
 
 
-def ratio(evidence: Evidence) -> Tensor:
-    """Keep x with probability min(1, p(x) / q(x)) (SJD, PJD); never if p(x) is 0."""
-    p = likelihood(evidence.target, evidence.tokens)
-    return evidence.coins * likelihood(evidence.proposal, evidence.tokens) < p
+def ratio(inputs: AcceptInputs) -> Tensor:
+    """Accept x with probability min(1, p(x) / q(x)) (SJD, PJD); never if p(x) is 0."""
+    p = likelihood(inputs.target_probs, inputs.drafts)
+    return inputs.uniforms * likelihood(inputs.draft_probs, inputs.drafts) < p
 
 
-def match(evidence: Evidence) -> Tensor:
-    """Keep x if it is drawn again (Jacobi): exact whatever x is, quick where noise is fixed."""
-    return evidence.sampled == evidence.tokens
+def match(inputs: AcceptInputs) -> Tensor:
+    """Accept x if it is drawn again (Jacobi): exact for any x, fast where the noise is fixed."""
+    return inputs.sampled == inputs.drafts
 
 
-def grouped(evidence: Evidence, near: float = 0.15, close: float = 0.5) -> Tensor:
-    """Keep x with probability min(1, P(S) / Q(S)) for a group S of codes around x (GSD).
+def group(inputs: AcceptInputs, near: float = 0.15, close: float = 0.5) -> Tensor:
+    """Accept x with probability min(1, P(S) / Q(S)) for a group S of tokens around x (GSD).
 
     S is x and those of its neighbours in the order of p that differ from it by less than ``near``
     in probability and by less than ``close`` in squared distance of code vectors. Not exact.
     """
-    order = evidence.target.argsort(dim=-1, descending=True, stable=True)
-    rank = (order == evidence.tokens[..., None]).to(evidence.tokens.dtype).argmax(-1)
-    half = evidence.group // 2
+    p, q, drafts = inputs.target_probs, inputs.draft_probs, inputs.drafts
+    order = p.argsort(dim=-1, descending=True, stable=True)
+    rank = (order == drafts[..., None]).to(drafts.dtype).argmax(-1)
+    half = inputs.group_size // 2
     step = rank.new_ones(2 * half + 1).cumsum(0) - 1 - half
-    places = rank[..., None] + step
-    inside = (places >= 0) & (places < order.shape[-1])
-    ids = order.gather(-1, places.clamp(0, order.shape[-1] - 1))
-    p, q = evidence.target.gather(-1, ids), evidence.proposal.gather(-1, ids)
-    # Ids beyond the codes (a forced row-end token) have no vector and no group but themselves.
-    known = len(evidence.codes) - 1
-    vectors = evidence.codes[ids.clamp(max=known)]
-    own = evidence.codes[evidence.tokens.clamp(max=known)][..., None, :]
-    alike = (p - likelihood(evidence.target, evidence.tokens)[..., None]).abs() < near
+    neighbour = rank[..., None] + step
+    inside = (neighbour >= 0) & (neighbour < order.shape[-1])
+    ids = order.gather(-1, neighbour.clamp(0, order.shape[-1] - 1))
+    # A forced row-end token has no vector, and no group but itself.
+    last_code = len(inputs.codebook) - 1
+    vectors = inputs.codebook[ids.clamp(max=last_code)]
+    own = inputs.codebook[drafts.clamp(max=last_code)][..., None, :]
+    alike = (p.gather(-1, ids) - likelihood(p, drafts)[..., None]).abs() < near
     alike &= (vectors - own).square().sum(-1) < close
-    alike &= (ids <= known) & (evidence.tokens <= known)[..., None]
+    alike &= (ids <= last_code) & (drafts <= last_code)[..., None]
     members = inside & (alike | (step == 0))
-    return evidence.coins * (q * members).sum(-1) < (p * members).sum(-1)
+    mass_p = (p.gather(-1, ids) * members).sum(-1)
+    mass_q = (q.gather(-1, ids) * members).sum(-1)
+    return inputs.uniforms * mass_q < mass_p
 
 
-RULES: dict[str, Rule] = {
-    "ratio": Rule(ratio),
-    "match": Rule(match, correction="sampled"),
-    "group": Rule(grouped),
+ACCEPT_RULES: dict[str, AcceptRule] = {
+    "ratio": AcceptRule(ratio),
+    "match": AcceptRule(match, correction="sampled"),
+    "group": AcceptRule(group),
 }
-"""Tests by the name that the option ``accept`` takes."""
+"""Tests by the name that the option ``accept`` takes; it takes a rule itself too."""
+
+
+def accept_rule(config: DecodeConfig) -> AcceptRule:
+    """The rule that ``config`` names, or has."""
+    return ACCEPT_RULES[config.accept] if isinstance(config.accept, str) else config.accept

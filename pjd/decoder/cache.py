@@ -1,9 +1,49 @@
-"""The slot KV cache: a slot is a place in the sequence, written whatever the order of decoding."""
+"""The slot KV cache: a slot is a position of the sequence, written in any order of decoding."""
 
 from copy import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class SlotMap(NamedTuple):
+    """Which slot holds what: one for blanks, one stand-in per lane, the prompt, the image.
+
+    Attributes:
+        n_lanes: lanes of the band.
+        prompt: positions of the prompt, padding included.
+        image: positions of the image.
+    """
+
+    n_lanes: int
+    prompt: int
+    image: int
+
+    @property
+    def blank(self) -> int:
+        """The slot that blank queries write."""
+        return 0
+
+    @property
+    def first_stand_in(self) -> int:
+        """The slot of the first lane's stand-in; only the query that writes it sees it."""
+        return 1
+
+    @property
+    def first_prompt(self) -> int:
+        """The slot of the prompt's first position."""
+        return self.first_stand_in + self.n_lanes
+
+    @property
+    def first_image(self) -> int:
+        """The slot of the image's first position; the others follow in raster order."""
+        return self.first_prompt + self.prompt
+
+    @property
+    def total(self) -> int:
+        """All slots."""
+        return self.first_image + self.image
 
 
 class SlotCache:
@@ -16,8 +56,8 @@ class SlotCache:
         layers: transformer layers.
         batch: sequences, guidance branches included.
         heads: key-value heads.
-        slots: places in the sequence, scratch slots included.
-        head_dim: numbers a head.
+        slots: see :class:`SlotMap`.
+        head_dim: width of a head.
         dtype: of keys and values.
         device: where the cache lives.
     """
@@ -48,28 +88,28 @@ class SlotCache:
             torch._dynamo.mark_static_address(tensor)
         return self
 
-    def take(self, kept: Tensor) -> "SlotCache":
-        """A cache of the sequences at ``kept`` int64 [fewer] alone."""
+    def select(self, sequences: Tensor) -> "SlotCache":
+        """A cache of the sequences at ``sequences`` int64 [fewer] alone."""
         cache = copy(self)
-        cache.keys, cache.values = self.keys[:, kept], self.values[:, kept]
-        cache.sequence = self.sequence[: len(kept)]
+        cache.keys, cache.values = self.keys[:, sequences], self.values[:, sequences]
+        cache.sequence = self.sequence[: len(sequences)]
         return cache.fix() if self.fixed else cache
 
     def at(self, slots: Tensor, used: int | None = None) -> "SlotCache":
-        """Aim the next forward; returns the cache itself.
+        """Say where the next forward pass writes; returns the cache itself.
 
         Args:
             slots: int64 [batch, length]; where its keys and values go.
-            used: how many slots it may look at, the first ones; None: all.
+            used: how many slots it may read, the first ones; None: all.
         """
         self.slots, self.used = slots, used
         return self
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write [batch, heads, length, head_dim] to the current slots.
+        """Write [batch, heads, length, head_dim] to the slots that :meth:`at` named.
 
         Returns:
-            Keys and values of the layer that may be looked at, [batch, heads, used, head_dim].
+            Keys and values of the layer that may be read, [batch, heads, used, head_dim].
         """
         keys, values = self.keys[layer], self.values[layer]
         keys[self.sequence, :, self.slots] = key.transpose(1, 2)

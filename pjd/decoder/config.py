@@ -1,63 +1,41 @@
-"""Every option of a decoder, in one frozen and checked record."""
+"""Every option of a decoder, in one frozen and checked record.
+
+No torch here: the command line checks options before it imports anything heavy.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pjd.decoder.acceptance import RULES
+from pjd.errors import ParameterError, check_choice, check_integer, check_number
 
-View = Literal["raster", "rows"]
+if TYPE_CHECKING:
+    from pjd.decoder.acceptance import AcceptRule
+
+Layout = Literal["raster", "rows"]
 Mask = Literal["row-causal", "none", "released"]
+Accept = Literal["ratio", "match", "group"]
 Resample = Literal["every-row", "top-row"]
 Start = Literal["context", "adaptive"]
 Lag = Literal["at-start", "fixed"]
-Reach = Literal["gap", "window", "inside-gap"]
+DraftLimit = Literal["row-above", "window", "released"]
 StandIn = Literal["newest", "last-column", "above"]
 Initial = Literal["random", "uniform", "repeat-left", "sample-left", "repeat-above"]
 Redraft = Literal["fresh", "coupled", "gumbel", "threshold"]
 Finish = Literal["aligned", "released"]
 
-
-class ParameterError(ValueError):
-    """A parameter outside its range: the message names it, its value and what is allowed."""
-
-    def __init__(self, name: str, value: object, allowed: str) -> None:
-        """Compose the message."""
-        super().__init__(f"{name} = {value!r}: {allowed}")
-
-
-def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raise :class:`ParameterError` unless ``value`` is an integer in [least, most]."""
-    # bool is an int to Python; YAML's `true` must not pass for 1.
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    if not good or (most is not None and value > most):
-        span = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ParameterError(name, value, f"must be an integer {span}")
-
-
-def check_number(name: str, value: object, least: float, most: float = float("inf")) -> None:
-    """Raise :class:`ParameterError` unless ``value`` is a number in [least, most]."""
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not least <= value <= most:
-        span = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
-        raise ParameterError(name, value, f"must be a number {span}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise :class:`ParameterError` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ParameterError(name, value, f"must be one of {', '.join(choices)}")
-
-
 CHOICES: dict[str, tuple[str, ...]] = {
-    "view": get_args(View),
+    "layout": get_args(Layout),
     "start": get_args(Start),
     "lag": get_args(Lag),
-    "reach": get_args(Reach),
+    "draft_limit": get_args(DraftLimit),
     "stand_in": get_args(StandIn),
     "mask": get_args(Mask),
     "initial": get_args(Initial),
+    "accept": get_args(Accept),
     "redraft": get_args(Redraft),
     "resample": get_args(Resample),
     "finish": get_args(Finish),
@@ -69,51 +47,54 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class DecodeConfig:
     """What a decoder does: the choices of the method, and how tokens are sampled.
 
-    Use :func:`pjd.decoder.methods.configure` to make one from a method's name.
+    Use :func:`pjd.decoder.methods.configure` to make one from a method's name. docs/method.md
+    explains each choice; its glossary defines the words.
 
     Attributes:
-        method: the preset's name, for labels only.
-        view: "raster": the image is one row of R*C codes (AR, SJD); "rows": R rows of C codes,
-            several active at once (ZipAR, PJD).
-        window: positions predicted in an active row by one forward: its last committed token and
-            up to ``window - 1`` drafts are fed. At least 1.
-        context: codes that the row above must have committed before a row starts (the paper's c).
-            None in the raster view; values above C mean "the whole row".
-        rows: most rows active at once; None: as many as may start.
-        start: a row starts once the row above has ``context`` codes ("context"), or once it has
-            them and the row's first code has stood a test against the view of one forward later
-            ("adaptive" ZipAR, METHODS 2.11).
-        lag: what c means after a row has started. "at-start": nothing, a row may come up to the
-            one above (the paper). "fixed": the code at column j sees of the row k above the
-            columns before j + k*c, neither more nor less, and waits for them: the staircase
-            model M_c (METHODS 6.7).
-        reach: how far a row drafts. "gap": no further than it may commit; "window": to the end of
-            its window, past the gap; "inside-gap": one short of the gap (released code).
-        stand_in: input of a row that starts before the row above is complete, in a format without
-            row-end tokens: the "newest" code of the row above (the paper), the code in the
-            "last-column" of the nearest complete row (the newest above where there is none), or
-            the code "above" the row's first.
-        mask: "row-causal": drafts are seen by their own row only; "none": by every later row;
-            "released": by those that the released code's wrong offsets leave unprotected
-            (METHODS 3.2).
-        initial: new drafts: a "random" code, declared as certain; a random code, declared as
-            "uniform"; the left neighbour's code ("repeat-left") or the likeliest one of its
-            distribution ("sample-left"); the code of the row above ("repeat-above"). Where there
-            is no such neighbour, a random code.
-        accept: the test of a draft, a key of :data:`pjd.decoder.acceptance.RULES`.
-        group: most codes of a group, for ``accept`` "group"; at least 1.
-        redraft: what drafts behind the first rejection become. "fresh": independent samples of
-            the new p; "coupled": kept with probability min(1, p/q), else drawn from the residual
-            (maximal coupling); "gumbel": the maximum of log p plus noise that is fixed for each
-            position; "threshold": kept, q too, if p/q > 1/2, else fresh (released code).
+        method: the name of the preset, for labels only.
+        layout: "raster": the image is one row of R*C tokens (AR, SJD); "rows": it is R rows of C
+            tokens, and several are active at once (ZipAR, PJD).
+        window: positions that one forward pass predicts in each active row: the last committed
+            token and up to ``window - 1`` drafts are fed. At least 1.
+        context: tokens that the row above must have committed before a row starts (the paper's
+            context tokens c). None in the raster layout; a value above C means the whole row.
+        rows: the largest number of rows that are active at once; None: no limit.
+        start: "context": a row starts as soon as the row above has ``context`` tokens;
+            "adaptive": its first token is then drafted, and the row starts only if that draft is
+            accepted in the next forward pass (adaptive ZipAR).
+        lag: "at-start": ``context`` is enforced only when a row starts; later the row may come
+            up to the row above (the paper). "fixed": it is enforced for every token. The token at
+            column j then sees exactly the columns before j + k*c of the k-th row above, and waits
+            for them: the staircase model M_c (docs/method.md, section 5.9).
+        draft_limit: how far a row drafts. "row-above": no further than it may commit; "window":
+            to the end of its window, past the row above; "released": one token less than it may
+            commit (docs/method.md, section 6).
+        stand_in: the input that starts a row before the row above is complete, in a format
+            without row-end tokens. "newest": the last committed token of the row above (the
+            paper); "last-column": the last token of the nearest complete row, or the newest one
+            where no row is complete; "above": the token above the first column.
+        mask: who sees a draft. "row-causal": its own row only; "none": every later row;
+            "released": the rows that the released code leaves unprotected (docs/method.md,
+            section 6).
+        initial: the first draft of a position. "random": a random token, declared as certain;
+            "uniform": a random token, declared as uniform; "repeat-left": the token to its left;
+            "sample-left": the likeliest token of the draft distribution to its left;
+            "repeat-above": the token above it. Where there is no such neighbour: random.
+        accept: the test of a draft: the name of one of
+            :data:`pjd.decoder.acceptance.ACCEPT_RULES`, or such a rule itself.
+        group_size: the largest number of tokens in a group, for ``accept`` "group"; at least 1.
+        redraft: what the drafts behind the first rejection become, one of
+            :data:`pjd.decoder.redraft.REDRAFT_RULES`.
         resample: which rows commit a token drawn from the residual at their first rejection, or
-            after a fully accepted window: every active row, or the top-most only (the paper).
+            an extra token after a fully accepted window: "every-row", or the "top-row" only (the
+            paper).
         finish: in the iteration after a row is finished, drafts are tested against their own
-            distributions ("aligned"), or against those one place on ("released", METHODS 3.3).
-        guidance: classifier-free guidance scale, 1 = off; at least 0.
+            distributions ("aligned"), or against those one position later ("released",
+            docs/method.md, section 6).
+        guidance: scale of classifier-free guidance; 1 = off; at least 0.
         temperature: at least 0; 0 is greedy.
-        top_k: sample among the k likeliest codes only; 0 = all.
-        top_p: sample among the likeliest codes of this total probability only; in (0, 1].
+        top_k: sample only among the k likeliest tokens; 0 = all.
+        top_p: sample only among the likeliest tokens of this total probability; in (0, 1].
         seed: of the first image; image i has seed + i. At least 0.
 
     Raises:
@@ -121,18 +102,18 @@ class DecodeConfig:
     """
 
     method: str
-    view: View
+    layout: Layout
     window: int
     context: int | None = None
     rows: int | None = None
     start: Start = "context"
     lag: Lag = "at-start"
-    reach: Reach = "gap"
+    draft_limit: DraftLimit = "row-above"
     stand_in: StandIn = "newest"
     mask: Mask = "row-causal"
     initial: Initial = "random"
-    accept: str = "ratio"
-    group: int = 1
+    accept: Accept | AcceptRule = "ratio"
+    group_size: int = 1
     redraft: Redraft = "fresh"
     resample: Resample = "every-row"
     finish: Finish = "aligned"
@@ -145,17 +126,18 @@ class DecodeConfig:
     def __post_init__(self) -> None:
         """Check every option."""
         for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
-        check_choice("accept", self.accept, tuple(RULES))
+            # A rule of one's own is called with tensors; its name is all that can be checked here.
+            if not (name == "accept" and hasattr(self.accept, "accepts")):
+                check_choice(name, getattr(self, name), choices)
         check_integer("window", self.window, 1)
-        check_integer("group", self.group, 1)
+        check_integer("group_size", self.group_size, 1)
         if self.accept == "match" and self.redraft not in ("fresh", "gumbel"):
             allowed = "must be fresh or gumbel where a draft is kept if it is drawn again"
             raise ParameterError("redraft", self.redraft, allowed)
         if self.lag == "fixed" and (self.mask != "row-causal" or self.start != "context"):
             allowed = "fixed needs mask row-causal and start context: its target is one fixed model"
             raise ParameterError("lag", self.lag, allowed)
-        if self.view == "raster":
+        if self.layout == "raster":
             for name in ("context", "rows"):
                 if getattr(self, name) is not None:
                     allowed = f"method {self.method} has no such option: its image is one row"
@@ -175,9 +157,17 @@ class DecodeConfig:
         """Names of all options."""
         return {field.name for field in fields(cls)}
 
+    @property
+    def guided(self) -> bool:
+        """Whether guidance is on: every forward pass then has an unconditional branch too."""
+        return self.guidance != 1
+
     def as_dict(self) -> dict[str, Any]:
-        """All options, for a provenance stamp."""
-        return asdict(self)
+        """All options, for a provenance stamp; a rule of one's own by the name of its function."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not isinstance(self.accept, str):
+            options["accept"] = self.accept.accepts.__name__
+        return options
 
     @property
     def digest(self) -> str:

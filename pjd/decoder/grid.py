@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pjd.decoder.config import DecodeConfig
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -11,7 +13,7 @@ class Grid:
 
     Args:
         rows: token rows R of the image.
-        columns: image codes C in a row.
+        columns: codes C per row.
         row_end: id of the token that the format forces after every row (Lumina-mGPT's and
             Emu3's end-of-line token), or None. It is known in advance: never drafted, never
             sampled.
@@ -32,12 +34,12 @@ class Grid:
 
     @property
     def stride(self) -> int:
-        """Sequence positions a row takes: its codes and its forced row-end token, if any."""
+        """Sequence positions per row: its codes and its forced row-end token, if any."""
         return self.columns + (self.row_end is not None)
 
     @property
-    def codes(self) -> int:
-        """Image codes R * C."""
+    def n_codes(self) -> int:
+        """Codes R * C of an image."""
         return self.rows * self.columns
 
     @property
@@ -47,29 +49,33 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class View:
-    """How a decoder sees a grid: as rows of codes, or as one row of all of them.
+class RowLayout:
+    """How a decoder lays out a grid: as its rows, or as one row of all tokens.
 
     Args:
-        rows: rows R of the view.
-        columns: positions C of a row that the decoder fills; forced tokens only in one long row.
-        stride: sequence positions a row.
-        grid: what is seen.
-        vocabulary: image codes; the id ``vocabulary`` is the forced row-end token.
+        rows: rows R of the layout.
+        columns: positions C of a row that the decoder fills. They include forced tokens only in
+            the raster layout.
+        stride: sequence positions per row.
+        context: tokens that the row above must have before a row starts, at most C.
+        grid: the grid that is laid out.
+        vocabulary: number of codes; the id ``vocabulary`` is the forced row-end token.
     """
 
     rows: int
     columns: int
     stride: int
+    context: int
     grid: Grid
     vocabulary: int
 
     @classmethod
-    def of(cls, grid: Grid, raster: bool, vocabulary: int) -> "View":
-        """The view of ``grid`` as one row (``raster``) or as its rows."""
-        if raster:
-            return cls(1, grid.length, grid.length, grid, vocabulary)
-        return cls(grid.rows, grid.columns, grid.stride, grid, vocabulary)
+    def of(cls, grid: Grid, config: DecodeConfig, vocabulary: int) -> "RowLayout":
+        """The layout of ``grid`` that ``config`` asks for."""
+        rows, columns, stride = grid.rows, grid.columns, grid.stride
+        if config.layout == "raster":
+            rows, columns, stride = 1, grid.length, grid.length
+        return cls(rows, columns, stride, min(config.context or 0, columns), grid, vocabulary)
 
     @property
     def raster(self) -> bool:
@@ -77,10 +83,20 @@ class View:
         return self.columns == self.grid.length
 
     @property
-    def ids(self) -> int:
-        """Ids that occur: the codes and, if the format has one, the row-end token."""
+    def row_ends(self) -> bool:
+        """Whether the input that starts a row is a forced row-end token, known in advance."""
+        return self.stride > self.columns
+
+    @property
+    def length(self) -> int:
+        """Positions of the image that the decoder fills."""
+        return self.rows * self.columns
+
+    @property
+    def n_ids(self) -> int:
+        """Number of token ids: the codes and, if the format has one, the row-end token."""
         return self.vocabulary + (self.grid.row_end is not None)
 
     def forced(self, column: Tensor) -> Tensor:
-        """Where the token at ``column`` int64 [...] is the row-end token, known in advance."""
+        """Where the token at ``column`` int64 [...] is the row-end token, bool [...]."""
         return (column < self.columns) & (column % self.grid.stride >= self.grid.columns)

@@ -1,29 +1,41 @@
-"""Who sees whom: the row-causal mask (paper section 3) and its ablations.
+"""Who sees whom: the row-causal mask (paper, section 3) and its ablations.
 
-A query at column j of row r sees the prompt; of its own row, the columns up to j, drafts
-included; of each row above, the codes committed before this iteration. It never sees another
-row's drafts, unless the mask is "none" or "released".
+A query sees a position of the image if that comes earlier in raster order and
+
+- holds a committed token, or
+- is in the query's own row (up to the query itself, drafts included), or
+- holds a draft of another row, and the mask lets drafts of other rows be seen.
+
+For C = 8 columns, with 6, 3 and 1 tokens committed (#) and two drafts (d) in each row::
+
+    row 0   ######dd      the query at row 1, column 4     xxxxxx..
+    row 1   ###dd...      (its second draft) sees (x)      xxxxx...
+    row 2   #dd.....                                       ........
+
+"Committed" is as of the beginning of the iteration. docs/method.md has the picture for one to four
+rows in flight.
 """
 
 import torch
 from torch import Tensor
 
+from pjd.decoder import released
 from pjd.decoder.config import Mask
 
 
-def causal(shown: Tensor, length: int) -> Tensor:
-    """The mask of ``length`` inputs in sequence order: the shown places up to its own, and its own.
+def causal(real: Tensor, length: int) -> Tensor:
+    """Causal mask: a query sees every key up to itself that is not padding, and always itself.
 
     Args:
-        shown: bool [batch, keys]; False for padding, which only padding itself attends to.
-        length: queries, at the first places of the keys.
+        real: bool [batch, keys]; False for padding.
+        length: number of queries, which are the first of the keys.
 
     Returns:
         bool [batch, 1, length, keys], True where the query may attend.
     """
-    key = torch.arange(shown.shape[1], device=shown.device)
+    key = torch.arange(real.shape[1], device=real.device)
     query = key[:length, None]
-    return ((shown[:, None] & (key <= query)) | (key == query))[:, None]
+    return ((real[:, None] & (key <= query)) | (key == query))[:, None]
 
 
 def visible(
@@ -33,47 +45,53 @@ def visible(
     drafts: Tensor,
     columns: int,
     stride: int,
-    unhidden: Tensor | int,
-    lag: int | None = None,
+    drafts_visible_from: Tensor | int,
+    staircase: int | None = None,
 ) -> Tensor:
-    """Which places of the image each query sees.
+    """Which positions of the image each query sees.
 
     Args:
         row: int64 [batch, queries]; the row that a query's prediction is for.
         column: int64 [batch, queries]; the column of the query's token, -1 for the input that
             starts a row: the prompt's end, the row-end token above, or a stand-in for the last
             token above.
-        committed: int64 [batch, rows]; codes committed when the iteration began.
+        committed: int64 [batch, rows]; tokens committed when the iteration began.
         drafts: int64 [batch, rows]; drafts fed in this iteration.
-        columns: codes C of a row.
-        stride: sequence positions a row: C, and one for the forced row-end token, if any.
-        unhidden: int64 [batch, queries]; from which row on a query sees the drafts of rows above
-            its own, see :func:`drafts_seen`.
-        lag: c of the staircase model M_c: of the k-th row above, only columns before
-            column + 1 + k * c; None: no such limit.
+        columns: tokens C per row.
+        stride: sequence positions per row: C, and one for the forced row-end token, if any.
+        drafts_visible_from: int64 [batch, queries], or one number for all; see the function of
+            this name.
+        staircase: c of the staircase model M_c: of the k-th row above, only columns before
+            column + 1 + k * c are seen; None: no such limit.
 
     Returns:
         bool [batch, queries, rows * stride], True where the query may attend. A query that
-        starts a row sees itself besides, which is the caller's business.
+        starts a row also sees itself, which the caller adds.
     """
-    other = torch.arange(committed.shape[1], device=committed.device)
-    place = torch.arange(stride, device=committed.device)
+    key_row = torch.arange(committed.shape[1], device=committed.device)
+    key_column = torch.arange(stride, device=committed.device)
     row, column = row[..., None], column[..., None]
-    unhidden = unhidden[..., None] if isinstance(unhidden, Tensor) else unhidden
-    seen = committed[:, None] + torch.where(other >= unhidden, drafts[:, None], 0)
-    if lag is not None:
-        seen = torch.minimum(seen, column + 1 + (row - other) * lag)
-    limit = torch.where(other < row, seen, torch.where(other == row, column + 1, 0))
-    # The input that starts a row stands, in raster order, at the last place of the row above: it
-    # must not see the very token that it stands in for.
-    limit = torch.where((column < 0) & (other == row - 1), limit.clamp(max=stride - 1), limit)
-    shown = place < limit[..., None]
-    # A row-end token was fed to start the row below it: every row from there on sees it.
-    shown |= (place >= columns) & (other < row)[..., None]
-    return shown.flatten(2)
+    if isinstance(drafts_visible_from, Tensor):
+        drafts_visible_from = drafts_visible_from[..., None]
+    above, own = key_row < row, key_row == row
+    # In each row a query sees the columns before a limit. In a row above: committed tokens, and
+    # drafts where the mask lets them be seen; in its own row: everything up to itself.
+    of_above = committed[:, None]
+    of_above = of_above + torch.where(key_row >= drafts_visible_from, drafts[:, None], 0)
+    if staircase is not None:
+        of_above = torch.minimum(of_above, column + 1 + (row - key_row) * staircase)
+    limit = torch.where(above, of_above, torch.where(own, column + 1, 0))
+    # In raster order the input that starts a row is at the last position of the row above. As a
+    # stand-in it must not see the very token that it stands in for.
+    starts = (column < 0) & (key_row == row - 1)
+    limit = torch.where(starts, limit.clamp(max=stride - 1), limit)
+    seen = key_column < limit[..., None]
+    # A row-end token was fed to start the row below it: that row and all later ones see it.
+    seen |= (key_column >= columns) & above[..., None]
+    return seen.flatten(2)
 
 
-def drafts_seen(
+def drafts_visible_from(
     mask: Mask,
     row: Tensor,
     column: Tensor,
@@ -82,11 +100,7 @@ def drafts_seen(
     active: Tensor,
     flush: Tensor,
 ) -> Tensor | int:
-    """From which row on each query sees the drafts of rows above its own.
-
-    The released code writes the mask of the n-th active row not at its own block of queries but
-    at a cursor that advances by running totals (METHODS 3.2): the first two active rows are
-    protected, the others partly or not at all.
+    """From which row on a query sees the drafts of the rows above its own (0: of all, R: of none).
 
     Args:
         mask: which mask.
@@ -95,7 +109,7 @@ def drafts_seen(
         committed: int64 [batch, rows].
         drafts: int64 [batch, rows].
         active: bool [batch, rows]; rows that are fed.
-        flush: bool [batch, 1]; whether a finished row's last token is fed before all else.
+        flush: bool [batch, 1]; whether a finished row's last token is fed too.
 
     Returns:
         int64 [batch, queries], or one number for all.
@@ -104,14 +118,4 @@ def drafts_seen(
         return 0
     if mask == "row-causal":
         return committed.shape[1]
-    other = torch.arange(committed.shape[1], device=committed.device)
-    row = row.clamp(max=committed.shape[1] - 1)
-    length = torch.where(active, drafts + 1, 0)
-    begin = length.cumsum(1) - length
-    cursor = torch.where(active, begin, 0).cumsum(1) + flush * active.cumsum(1)
-    query = flush + begin.gather(1, row) + column + 1 - committed.gather(1, row)
-    after, before = (
-        cursor[:, None] <= query[..., None],
-        query[..., None] < (cursor + length)[:, None],
-    )
-    return torch.where(after & before & active[:, None], other, 0).amax(-1)
+    return released.drafts_visible_from(row, column, committed, drafts, active, flush)

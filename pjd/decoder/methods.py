@@ -1,66 +1,138 @@
 """The decoders: each is a preset of the one engine's choices."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from pjd.decoder.config import DecodeConfig, ParameterError, check_choice
+from pjd.decoder.config import DecodeConfig
+from pjd.errors import ParameterError, check_choice
 
-PAPER = {"view": "rows", "window": 8, "context": 4, "resample": "top-row"}
-"""Parallel Jacobi Decoding, arXiv 2606.05703: only the top row commits by resampling."""
+KNOBS = {"window": "W", "group_size": "G", "context": "c"}
+"""The options that presets are swept over, and the letter of each."""
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # Vanilla autoregressive decoding: one position a forward, sampled and committed.
-    "ar": {"view": "raster", "window": 1},
-    # Fixed-point iteration: a draft is kept if it is drawn again under the same noise. With the
-    # same noise, `ar` gives the same tokens, greedy or not.
-    "jacobi": {"view": "raster", "window": 16, "accept": "match", "redraft": "gumbel"},
-    # Speculative Jacobi Decoding, arXiv 2410.01699.
-    "sjd": {"view": "raster", "window": 16},
-    # Maximal coupling, arXiv 2510.24211: drafts change as little as their distributions.
-    "mc-sjd": {"view": "raster", "window": 32, "redraft": "coupled"},
-    # Grouped Speculative Decoding, arXiv 2508.07747.
-    "gsd": {"view": "raster", "window": 16, "accept": "group", "group": 10},
-    # ZipAR, arXiv 2412.04062: a wavefront, and no drafts.
-    "zipar": {"view": "rows", "window": 1, "context": 4},
-    "zipar-adaptive": {
-        "view": "rows",
-        "window": 1,
-        "context": 4,
-        "start": "adaptive",
-        "redraft": "coupled",
-    },
-    "pjd": PAPER,
-    # The paper's mask ablation: drafts of other rows are seen.
-    "pjd-nomask": {**PAPER, "mask": "none"},
-    # What the authors' released code does, as we read it, defects included (METHODS 3).
-    "pjd-released": {
-        **PAPER,
-        "mask": "released",
-        "redraft": "threshold",
-        "reach": "inside-gap",
-        "finish": "released",
-    },
-    # Ours: every row commits its residual, coupled drafts reach past the gap, and a better
-    # stand-in (METHODS 6.1, 6.5, 7.1 and 8).
-    "pjd-plus": {
-        "view": "rows",
-        "window": 8,
-        "context": 4,
-        "redraft": "coupled",
-        "reach": "window",
-        "stand_in": "above",
-    },
-    # Ours: every code keeps its distance, so that the target M_c is one fixed model (METHODS 6.7).
-    "pjd-staircase": {
-        "view": "rows",
-        "window": 8,
-        "context": 4,
-        "lag": "fixed",
-        "redraft": "coupled",
-        "reach": "window",
-        "stand_in": "above",
-    },
+
+@dataclass(frozen=True)
+class Preset:
+    """A method: its choices, and what readers are told of it.
+
+    Attributes:
+        title: its name in figures and tables.
+        summary: what it does, in a few words.
+        paper: where it comes from: an arXiv number, or "ours".
+        knob: the option that it is swept over, a key of :data:`KNOBS`; None: it has none.
+        choices: options of :class:`pjd.decoder.config.DecodeConfig`, those that are not defaults.
+    """
+
+    title: str
+    summary: str
+    paper: str
+    knob: str | None
+    choices: dict[str, Any]
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether it works on several rows at once, and so has context tokens c."""
+        return self.choices["layout"] == "rows"
+
+
+RASTER = {"layout": "raster", "window": 16}
+ROWS = {"layout": "rows", "window": 8, "context": 4}
+PAPER = {**ROWS, "resample": "top-row"}
+"""Parallel Jacobi Decoding: only the top active row commits by resampling."""
+COUPLED = {**ROWS, "redraft": "coupled", "draft_limit": "window", "stand_in": "above"}
+
+PRESETS: dict[str, Preset] = {
+    "ar": Preset(
+        title="AR",
+        summary="one token per forward pass, sampled and committed",
+        paper="the model's own",
+        knob=None,
+        choices={"layout": "raster", "window": 1},
+    ),
+    "jacobi": Preset(
+        title="Jacobi",
+        summary="fixed-point iteration; the tokens of `ar` with the same noise",
+        paper="2305.10427",
+        knob="window",
+        choices={**RASTER, "accept": "match", "redraft": "gumbel"},
+    ),
+    "sjd": Preset(
+        title="SJD",
+        summary="speculative Jacobi decoding; exactly AR's distribution",
+        paper="2410.01699",
+        knob="window",
+        choices=RASTER,
+    ),
+    "mc-sjd": Preset(
+        title="MC-SJD",
+        summary="SJD with coupled drafts; exactly AR's distribution",
+        paper="2510.24211",
+        knob="window",
+        choices={**RASTER, "window": 32, "redraft": "coupled"},
+    ),
+    "gsd": Preset(
+        title="GSD",
+        summary="SJD that accepts by groups of similar tokens",
+        paper="2508.07747",
+        knob="group_size",
+        choices={**RASTER, "accept": "group", "group_size": 10},
+    ),
+    "zipar": Preset(
+        title="ZipAR",
+        summary="a wavefront of rows, no drafts",
+        paper="2412.04062",
+        knob="context",
+        choices={**ROWS, "window": 1},
+    ),
+    "zipar-adaptive": Preset(
+        title="ZipAR, adaptive",
+        summary="ZipAR whose rows start when their first token is stable",
+        paper="2412.04062",
+        knob="context",
+        choices={**ROWS, "window": 1, "start": "adaptive", "redraft": "coupled"},
+    ),
+    "pjd": Preset(
+        title="PJD",
+        summary="the paper's: a wavefront of rows with drafts, row-causal mask",
+        paper="2606.05703",
+        knob="context",
+        choices=PAPER,
+    ),
+    "pjd-nomask": Preset(
+        title="PJD, no mask",
+        summary="the paper's mask ablation: later rows see drafts",
+        paper="2606.05703",
+        knob="context",
+        choices={**PAPER, "mask": "none"},
+    ),
+    "pjd-released": Preset(
+        title="PJD as released",
+        summary="what the authors' released code does, defects included",
+        paper="2606.05703",
+        knob="context",
+        choices={
+            **PAPER,
+            "mask": "released",
+            "redraft": "threshold",
+            "draft_limit": "released",
+            "finish": "released",
+        },
+    ),
+    "pjd-plus": Preset(
+        title="PJD-plus",
+        summary="every row commits its residual, coupled drafts past the row above",
+        paper="ours",
+        knob="context",
+        choices=COUPLED,
+    ),
+    "pjd-staircase": Preset(
+        title="PJD-staircase",
+        summary="a fixed lag, exactly the distribution of its own target",
+        paper="ours",
+        knob="context",
+        choices={**COUPLED, "lag": "fixed"},
+    ),
 }
-"""Methods by name. A new one is a new entry; see docs/adding_a_decoder.md."""
+"""Methods by name, in the order of every list. To add one, see docs/adding_a_decoder.md."""
 
 
 def configure(method: str, **options: Any) -> DecodeConfig:
@@ -74,10 +146,10 @@ def configure(method: str, **options: Any) -> DecodeConfig:
         ParameterError: for an unknown method or option, or a value outside its range.
     """
     check_choice("method", method, tuple(PRESETS))
-    known = DecodeConfig.names() - {"method", "view"}
+    known = DecodeConfig.names() - {"method", "layout"}
     unknown = sorted(set(options) - known)
     if unknown:
         allowed = f"no such option; options are {', '.join(sorted(known))}"
         raise ParameterError(unknown[0], options[unknown[0]], allowed)
     chosen = {name: value for name, value in options.items() if value is not None}
-    return DecodeConfig(method=method, **{**PRESETS[method], **chosen})
+    return DecodeConfig(method=method, **{**PRESETS[method].choices, **chosen})

@@ -13,14 +13,18 @@ class Prompt(NamedTuple):
     """Encoded prompts; with guidance the batch is doubled, conditional branch first.
 
     Attributes:
-        embeddings: [branches * batch, prefix, dim], right-aligned.
-        mask: bool [branches * batch, prefix], True where there is prompt.
-        positions: int64 [branches * batch, prefix], position ids; the image's follow the last.
+        embeddings: [branches * batch, length, dim], right-aligned.
+        mask: bool [branches * batch, length], False for padding.
+        positions: int64 [branches * batch, length], position ids; the image's follow the last.
     """
 
     embeddings: Tensor
     mask: Tensor
     positions: Tensor
+
+    def select(self, sequences: Tensor) -> "Prompt":
+        """The prompts at ``sequences`` int64 [fewer]."""
+        return Prompt(*(field[sequences] for field in self))
 
 
 class ImageModel(Protocol):
@@ -29,11 +33,12 @@ class ImageModel(Protocol):
     Attributes:
         name: as given to :func:`pjd.load`.
         grid: geometry of the image tokens.
-        vocabulary: image codes, ids 0 to ``vocabulary - 1``; a forced row-end token is the id
+        vocabulary: number of codes, ids 0 to ``vocabulary - 1``; a forced row-end token is the id
             ``vocabulary``.
-        sampling: the model's own defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
-        codes: vectors of the image codes, of length 1, float [vocabulary, width].
-        device: where it lives.
+        sampling: the model's own defaults for options of
+            :class:`pjd.decoder.config.DecodeConfig`.
+        codebook: vectors of the codes, of length 1, float [vocabulary, width].
+        device: where the model is.
         dtype: of its arithmetic.
     """
 
@@ -41,16 +46,28 @@ class ImageModel(Protocol):
     grid: Grid
     vocabulary: int
     sampling: dict[str, float | int]
-    codes: Tensor
-    device: torch.device
-    dtype: torch.dtype
+
+    @property
+    def codebook(self) -> Tensor:
+        """Vectors of the codes, of length 1, float [vocabulary, width]."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's arithmetic."""
+        ...
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
         """Encode ``prompts``, and as many unconditional ones if ``guided``."""
         ...
 
     def cache(self, batch: int, slots: int) -> SlotCache:
-        """Allocate a cache for ``batch`` sequences (branches included) of ``slots`` places."""
+        """Allocate a cache for ``batch`` sequences (branches included) of ``slots`` positions."""
         ...
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -60,13 +77,13 @@ class ImageModel(Protocol):
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
-        """Logits over image codes [batch, length, vocabulary].
+        """Logits of the codes [batch, length, vocabulary].
 
         Args:
             x: input embeddings [batch, length, dim].
             positions: position ids int64 [batch, length].
             mask: bool [batch, 1, length, keys], True = may attend.
-            cache: slot cache aimed at the slots of the inputs; None: attend to the inputs only.
+            cache: slot cache, told the slots of the inputs; None: attend to the inputs only.
         """
         ...
 

@@ -4,16 +4,34 @@ This is what makes an image independent of the batch it is in: no generator has 
 another image could advance.
 """
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-COIN, TOKEN, DRAFT, FIXED = 1, 2, 3, 4
-"""Streams: verification coins, sampled tokens, initial drafts, fixed noise of a position."""
+ACCEPT, SAMPLE, DRAFT, FIXED = 1, 2, 3, 4
+"""Streams: acceptance of a draft, sampled tokens, first drafts, fixed noise of a position."""
+
+VERIFICATION = slice(ACCEPT, SAMPLE + 1)
+"""The two streams that every verification reads, side by side."""
 
 
 Key = TypeVar("Key", int, Tensor)
+
+
+class Noise(NamedTuple):
+    """Random numbers of one verification, independent of each other and of the drafts' own.
+
+    Attributes:
+        accept_uniforms: uniform [batch, queries] in [0, 1), for acceptance.
+        sample_uniforms: uniform [batch, queries] in [0, 1), for drawing tokens.
+        fixed_uniforms: uniform [batch, queries, ids] in [0, 1), the same in every iteration; None
+            where no rule asks for it.
+    """
+
+    accept_uniforms: Tensor
+    sample_uniforms: Tensor
+    fixed_uniforms: Tensor | None = None
 
 
 def _mix(x: Key) -> Key:
@@ -27,11 +45,11 @@ def hashed(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor | int:
     """A 32-bit number for each combination of the broadcast ``keys``.
 
     Args:
-        keys: non-negative integers below 2**62 or int64 tensors of them.
+        keys: non-negative integers below 2**62, or int64 tensors of them.
         state: what earlier keys were hashed to: ``hashed(a, b)`` is ``hashed(b, state=hashed(a))``.
     """
     for key in keys:
-        # Python's own numbers stay so: a tensor of one would be copied to the device.
+        # A Python number stays one: a tensor would be copied to the device.
         state = _mix(state ^ _mix((key & 0xFFFFFFFF) ^ 0x9E3779B9))
         state = _mix(state ^ (key >> 32))
     return state
@@ -46,7 +64,7 @@ def uniform(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor:
     """Uniform numbers in [0, 1), one for each combination of the broadcast ``keys``.
 
     Args:
-        keys: non-negative integers below 2**62 or int64 tensors of them: seed, stream,
+        keys: non-negative integers below 2**62, or int64 tensors of them: seed, stream,
             iteration, position.
         state: see :func:`hashed`.
 
@@ -55,3 +73,24 @@ def uniform(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor:
     """
     number = torch.as_tensor(hashed(*keys, state=state))
     return (number >> 8).to(torch.float32) * 2.0**-24
+
+
+def verification_noise(
+    streams: Tensor, iteration: Tensor, position: Tensor, n_ids: int, fixed: bool
+) -> Noise:
+    """Random numbers for the verification of the drafts at ``position``.
+
+    Args:
+        streams: int64 [batch, 1, 5], see :func:`streams`.
+        iteration: int64 [batch, 1].
+        position: int64 [batch, queries], raster positions.
+        n_ids: number of token ids.
+        fixed: with noise that is the same in every iteration.
+    """
+    fixed_uniforms = None
+    if fixed:
+        ids = torch.arange(n_ids, device=position.device)
+        fixed_uniforms = uniform(position[..., None], ids, state=streams[..., FIXED, None])
+    both = uniform(iteration[..., None], position[..., None], state=streams[..., VERIFICATION])
+    accept_uniforms, sample_uniforms = both.unbind(-1)
+    return Noise(accept_uniforms, sample_uniforms, fixed_uniforms)

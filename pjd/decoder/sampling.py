@@ -12,7 +12,8 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
 
     Args:
         logits: [2 * batch, ..., vocabulary], conditional branch first.
-        guidance: the scale s, which would scale rounding to 16 bits too.
+        guidance: the scale s. It would scale an error of rounding to 16 bits too, so the sum is
+            in single precision.
 
     Returns:
         float32 [batch, ..., vocabulary].
@@ -22,7 +23,7 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
 
 
 def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
-    """The distribution tokens are drawn from: temperature, then top-k, then top-p.
+    """The distribution that tokens are drawn from: temperature, then top-k, then top-p.
 
     Temperature 0 puts all mass on the likeliest token, which makes every decoder greedy.
 
@@ -31,7 +32,7 @@ def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
         config: sampling options.
 
     Returns:
-        float32 [..., vocabulary], rows sum to 1.
+        float32 [..., vocabulary]; the last axis sums to 1.
     """
     logits = logits.float()
     if config.temperature == 0:
@@ -39,8 +40,8 @@ def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
     logits = logits / config.temperature
     if config.top_k:
         # By scattering, not by a threshold: a threshold keeps more than k where logits tie.
-        kept, ids = logits.topk(min(config.top_k, logits.shape[-1]), dim=-1)
-        logits = torch.full_like(logits, float("-inf")).scatter(-1, ids, kept)
+        top, ids = logits.topk(min(config.top_k, logits.shape[-1]), dim=-1)
+        logits = torch.full_like(logits, float("-inf")).scatter(-1, ids, top)
     if config.top_p < 1:
         ordered, ids = logits.sort(dim=-1, descending=True)
         share = ordered.softmax(-1)
@@ -50,8 +51,8 @@ def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
     return logits.softmax(-1)
 
 
-def draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Draw a token from unnormalised ``weights`` by inversion.
+def inverse_cdf_sample(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw a token from unnormalised ``weights`` by inversion of the cumulative sum.
 
     Args:
         weights: non-negative [..., vocabulary] with a positive sum.
@@ -68,10 +69,11 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(mass, point, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
-def race(weights: Tensor, uniform: Tensor) -> Tensor:
+def gumbel_sample(weights: Tensor, uniform: Tensor) -> Tensor:
     """Draw a token from ``weights`` by Gumbel-max: equal noise and close weights, equal tokens.
 
-    Written as a race: the token whose exponential waiting time, over its weight, is shortest.
+    It is computed in an equivalent form: the token with the shortest exponential waiting time
+    divided by its weight.
 
     Args:
         weights: non-negative [..., vocabulary] with a positive sum.

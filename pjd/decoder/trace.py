@@ -6,29 +6,31 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pjd.decoder.grid import RowLayout
 from pjd.decoder.queries import Queries
 from pjd.decoder.schedule import Band
-from pjd.decoder.verify import Verdict
+from pjd.decoder.state import State
+from pjd.decoder.verify import Verified
 
 COUNTS = ("committed", "drafted", "accepted", "fed", "blocked", "rejected")
-"""Fields of a trace that have one entry an iteration and image."""
+"""Fields of a trace that have one entry per iteration and image."""
 
 
 @dataclass
 class Trace:
-    """Record of a batch, in the rows of the decoder's own view of the image.
+    """Record of a batch, in the rows of the decoder's own layout of the image.
 
     Attributes:
-        columns: codes (and forced tokens) C of a row.
+        columns: tokens (forced ones included) C per row.
         committed: int16 [iterations, batch, rows]; tokens committed after the iteration.
         drafted: int16 [iterations, batch, rows]; drafts verified in it.
         accepted: int16 [iterations, batch, rows]; of those, accepted.
         fed: int16 [iterations, batch]; tokens fed to the model.
-        blocked: int16 [iterations, batch]; rows that committed all they might and were kept from
-            more by the row above.
+        blocked: int16 [iterations, batch]; rows that committed all they were allowed to, and were
+            kept from more by the row above.
         rejected: int16 [iterations, batch]; rows that were stopped by a rejected draft.
         variation: float32 [batch, window]; total variation between a draft's distribution and the
-            one it is tested against, summed over the drafts at each depth.
+            one that it is tested against, summed over the drafts at each depth.
     """
 
     columns: int
@@ -41,15 +43,13 @@ class Trace:
     variation: Tensor
 
     @classmethod
-    def empty(
-        cls, columns: int, batch: int, rows: int, window: int, device: torch.device
-    ) -> "Trace":
+    def empty(cls, layout: RowLayout, batch: int, window: int, device: torch.device) -> "Trace":
         """Allocate for as many iterations as there can be; what is not recorded is complete."""
-        shape = (rows * columns, batch)
-        zeros = torch.zeros(*shape, rows, dtype=torch.int16, device=device)
+        shape = (layout.length, batch)
+        zeros = torch.zeros(*shape, layout.rows, dtype=torch.int16, device=device)
         return cls(
-            columns,
-            torch.full_like(zeros, columns),
+            layout.columns,
+            torch.full_like(zeros, layout.columns),
             zeros,
             zeros.clone(),
             *(torch.zeros(shape, dtype=torch.int16, device=device) for _ in range(3)),
@@ -57,34 +57,28 @@ class Trace:
         )
 
     def record(
-        self,
-        iteration: int,
-        images: Tensor,
-        committed: Tensor,
-        lanes: Band,
-        queries: Queries,
-        verdict: Verdict,
+        self, iteration: int, state: State, band: Band, queries: Queries, verified: Verified
     ) -> None:
-        """Write one iteration of ``images`` int64 [fewer]."""
-        blank = torch.zeros_like(committed)
-        drafts = torch.where(lanes.active, lanes.drafts, 0)
-        accepted = torch.where(lanes.active, verdict.accepted, 0)
-        gained = torch.where(lanes.active, verdict.committed, 0)
-        limited = (gained == lanes.room) & (lanes.start + lanes.room < self.columns)
-        blocked = lanes.begun & limited
-        rejected = lanes.active & (accepted < torch.minimum(drafts, lanes.room))
+        """Write one iteration of the images of ``state``, which is as the iteration left it."""
+        images, blank = state.images, torch.zeros_like(state.committed)
+        drafts = torch.where(band.active, band.n_drafts, 0)
+        accepted = torch.where(band.active, verified.accepted, 0)
+        gained = torch.where(band.active, verified.committed, 0)
+        limited = (gained == band.max_commits) & (band.committed + band.max_commits < self.columns)
+        blocked = band.begun & limited
+        rejected = band.active & (accepted < torch.minimum(drafts, band.max_commits))
 
         def by_row(values: Tensor) -> Tensor:
-            return blank.scatter(1, lanes.row, values)[:, :-1].to(torch.int16)
+            return blank.scatter(1, band.row, values)[:, :-1].to(torch.int16)
 
-        self.committed[iteration, images] = committed[:, :-1].to(torch.int16)
+        self.committed[iteration, images] = state.committed[:, :-1].to(torch.int16)
         self.drafted[iteration, images] = by_row(drafts)
         self.accepted[iteration, images] = by_row(accepted)
         self.fed[iteration, images] = queries.valid.sum(1).to(torch.int16)
         self.blocked[iteration, images] = blocked.sum(1).to(torch.int16)
         self.rejected[iteration, images] = rejected.sum(1).to(torch.int16)
         zeros = torch.zeros_like(self.variation[: len(images)])
-        self.variation[images] += zeros.scatter_add(1, queries.depth, verdict.variation)
+        self.variation[images] += zeros.scatter_add(1, queries.depth, verified.variation)
 
     def cut(self, iterations: int) -> "Trace":
         """The first ``iterations``, on the CPU."""
@@ -101,7 +95,7 @@ class Trace:
             for trace in traces:
                 part = getattr(trace, name)
                 tail = part[-1:].expand(longest - len(part), *part.shape[1:])
-                # What was committed stays; everything else has ceased.
+                # A finished image keeps its tokens, and nothing else happens to it.
                 tail = tail if name == "committed" else torch.zeros_like(tail)
                 parts.append(torch.cat([part, tail]))
             return torch.cat(parts, dim=1)
@@ -111,7 +105,7 @@ class Trace:
 
     @property
     def steps(self) -> Tensor:
-        """Forwards each image needed, int64 [batch]."""
+        """Forward passes that each image needed, int64 [batch]."""
         done = self.committed[-1].sum(-1)
         return (self.committed.sum(-1) < done).sum(0) + 1
 
@@ -124,11 +118,12 @@ class Trace:
 
     @property
     def lag(self) -> Tensor:
-        """Context left at commit: codes of the row above committed before, minus own column.
+        """Lag at commit: tokens by which the row above was ahead when a token was committed.
 
         Returns:
-            int64 [batch, rows - 1, columns], for rows 1 and up. It is the nominal context when a
-            row starts, and may erode afterwards (METHODS 5.4). It cannot exceed C minus the
+            int64 [batch, rows - 1, columns], for rows 1 and up: tokens that the row above had
+            committed before, minus the own column. It is the nominal context c when a row starts,
+            and may erode afterwards (docs/method.md, section 3). It cannot exceed C minus the
             column, which is its value once the row above is complete.
         """
         when = self.commit_iteration[:, 1:]
@@ -138,25 +133,25 @@ class Trace:
 
     @property
     def tested(self) -> tuple[Tensor, Tensor]:
-        """Drafts accepted and drafts rejected at each place, int64 [batch, rows * columns] both.
+        """Drafts accepted and drafts rejected at each position, int64 [batch, rows * columns] both.
 
         Drafts behind the first rejection of a window are neither.
         """
         before = torch.cat([torch.zeros_like(self.committed[:1]), self.committed[:-1]]).long()
         after = before + self.accepted
-        place = torch.zeros(*before.shape[1:], self.columns + 1, dtype=torch.long)
+        zeros = torch.zeros(*before.shape[1:], self.columns + 1, dtype=torch.long)
         rejected = (self.accepted < self.drafted).long()
         ones = torch.ones_like(before)
 
         def count(at: Tensor, amount: Tensor) -> Tensor:
-            return place.scatter_add(2, at.permute(1, 2, 0), amount.permute(1, 2, 0))
+            return zeros.scatter_add(2, at.permute(1, 2, 0), amount.permute(1, 2, 0))
 
         accepted = (count(before, ones) - count(after, ones)).cumsum(2)
         return accepted[..., :-1].flatten(1), count(after, rejected)[..., :-1].flatten(1)
 
     @property
     def depths(self) -> pd.DataFrame:
-        """One row a draft depth (0: next after the committed codes), summed over images.
+        """One row per draft depth (0: next after the committed tokens), summed over images.
 
         Columns: depth, drafts, tested (not behind a rejection), accepted, variation (total
         variation between the draft's distribution and the one it is tested against, mean over
@@ -176,11 +171,11 @@ class Trace:
         return table[table.drafts > 0]
 
     def table(self) -> pd.DataFrame:
-        """One row an image and iteration.
+        """One row per image and iteration.
 
         Columns: image, iteration, active (rows that drafted or committed), drafted, accepted,
         committed (in this iteration), fed (tokens), blocked (rows limited by the row above),
-        rejected (rows limited by a rejected draft), lag (codes by which a row trails the one
+        rejected (rows limited by a rejected draft), lag (tokens by which a row trails the one
         above when the iteration is over, mean over rows that have begun below an unfinished one;
         not a number if there is none).
         """

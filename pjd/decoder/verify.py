@@ -1,4 +1,4 @@
-"""Which drafts are kept, and what the other positions become."""
+"""Test the drafts: accept, resample at the first rejection, redraft the rest."""
 
 from typing import NamedTuple
 
@@ -6,65 +6,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pjd.decoder.acceptance import Evidence, Rule, likelihood
-from pjd.decoder.config import Redraft
-from pjd.decoder.queries import spread
-from pjd.decoder.sampling import draw, race
+from pjd.decoder import released
+from pjd.decoder.acceptance import AcceptInputs, accept_rule
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.drafts import Windows
+from pjd.decoder.grid import RowLayout
+from pjd.decoder.noise import Noise
+from pjd.decoder.queries import Queries, per_query
+from pjd.decoder.redraft import REDRAFT_RULES, RedraftInputs
+from pjd.decoder.sampling import gumbel_sample, inverse_cdf_sample
+from pjd.decoder.schedule import Band
+from pjd.decoder.state import State
 
-NEVER = 2**31
-"""A depth beyond every window."""
+BEYOND = 2**31
+"""A depth behind every window."""
 
 
 class Drafts(NamedTuple):
-    """Tokens at the places that the queries predict, before or after verification.
+    """Drafted tokens, one per query, before or after verification.
 
     Attributes:
         tokens: int64 [batch, queries].
-        proposal: float [batch, queries, ids]; q, what they were drawn from; 0 where there is no
-            draft.
+        probs: float [batch, queries, ids]; q, the distributions that they were drawn from; 0
+            where there is no draft.
     """
 
     tokens: Tensor
-    proposal: Tensor
+    probs: Tensor
 
 
-class Limits(NamedTuple):
-    """What a lane may do in this iteration; all int64 or bool [batch, lanes].
-
-    Attributes:
-        drafts: drafts to test, at most the window.
-        room: most tokens to commit.
-        resample: bool; whether a token drawn anew may be among them.
-    """
-
-    drafts: Tensor
-    room: Tensor
-    resample: Tensor
-
-
-class Noise(NamedTuple):
-    """Randomness of one iteration, independent of each other and of the drafts' own.
+class Verified(NamedTuple):
+    """Outcome of one verification.
 
     Attributes:
-        coins: uniform [batch, queries] in [0, 1), for acceptance.
-        tokens: uniform [batch, queries] in [0, 1), for drawing.
-        fixed: uniform [batch, queries, ids] in [0, 1), the same in every iteration; or None
-            where no rule asks for it.
-    """
-
-    coins: Tensor
-    tokens: Tensor
-    fixed: Tensor | None = None
-
-
-class Verdict(NamedTuple):
-    """Outcome of one iteration.
-
-    Attributes:
-        drafts: what the queries' places become: in each window, first what is committed now,
-            then the drafts of the next iteration and what they were drawn from.
+        drafts: what the positions become: in each window, first what is committed now, then the
+            drafts of the next iteration and what they were drawn from.
         accepted: int64 [batch, lanes]; drafts accepted.
-        committed: int64 [batch, lanes]; tokens committed, the one drawn anew included.
+        committed: int64 [batch, lanes]; tokens committed, a resampled one included.
         variation: float [batch, queries]; total variation between p and q at each draft, 0 where
             there is none.
     """
@@ -75,79 +53,120 @@ class Verdict(NamedTuple):
     variation: Tensor
 
 
-def verify(
-    target: Tensor,
-    drafts: Drafts,
-    lane: Tensor,
-    depth: Tensor,
-    limits: Limits,
-    noise: Noise,
-    rule: Rule,
-    redraft: Redraft,
-    codes: Tensor,
-    group: int = 1,
-) -> Verdict:
-    """Test the drafts, correct the first one that fails, redraft the rest (METHODS 1.2 to 2.7).
+def proposals(
+    state: State,
+    layout: RowLayout,
+    config: DecodeConfig,
+    band: Band,
+    windows: Windows,
+    queries: Queries,
+) -> Drafts:
+    """The drafts that the predictions are tested against, and what they were drawn from.
 
-    A lane that may resample commits, at its first rejection, the rule's correction: a token of
-    norm(max(0, p - q)), or the one drawn anew; after its last accepted draft, a token of p. What
-    becomes of the later positions is the choice ``redraft``; q is then what they were drawn from.
+    A draft of the iteration before has the distribution that it was drawn from then. A first
+    draft is declared as certain (all of q on that token) or, with ``initial`` "uniform", as
+    uniform.
 
     Args:
-        target: p, float [batch, queries, ids].
-        drafts: to test against it.
-        lane: int64 [batch, queries]; see :class:`pjd.decoder.queries.Queries`.
-        depth: int64 [batch, queries]; entry k of a lane predicts the k-th position after the
-            committed ones.
-        limits: how far each lane may go.
-        noise: see :class:`Noise`.
-        rule: the test of a draft.
-        redraft: see :class:`pjd.decoder.config.DecodeConfig`.
-        codes: unit vectors of the codes, float [vocabulary, width].
-        group: see :class:`pjd.decoder.config.DecodeConfig`.
+        state: of the batch.
+        layout: the decoder's.
+        config: the method's choices.
+        band: the active rows.
+        windows: their drafts.
+        queries: as fed.
     """
-    tokens, proposal = drafts
-    tested = depth < spread(limits.drafts, lane)
-    left = (target - proposal).clamp_(min=0)
-    variation = left.sum(-1).masked_fill(~tested, 0.0)
-    if rule.correction == "sampled" or redraft == "gumbel":
-        fixed = noise.fixed
-        sampled = draw(target, noise.tokens) if fixed is None else race(target, fixed)
+    tested = queries.depth < per_query(band.n_drafts, queries.lane)
+    token, column, depth = queries.draft, queries.column + 1, queries.depth
+    if config.finish == "released":
+        token, column, depth = released.one_position_earlier(queries, tested)
+    known = tested & (depth >= 0) & (depth < per_query(windows.carried, queries.lane))
+    probs = state.draft_probs[state.ring_index(queries.row, column)]
+    probs.masked_fill_(~known[..., None], 0.0)
+    certain = initial = tested & ~known
+    if config.initial == "uniform":
+        certain = initial & (layout.forced(column) | (depth < 0))
+        probs[..., : layout.vocabulary] += (initial & ~certain)[..., None] / layout.vocabulary
+    probs.scatter_add_(-1, token[..., None], certain[..., None].to(probs.dtype))
+    return Drafts(token, probs)
+
+
+def verify(
+    target_probs: Tensor,
+    drafts: Drafts,
+    queries: Queries,
+    band: Band,
+    noise: Noise,
+    config: DecodeConfig,
+    codebook: Tensor,
+) -> Verified:
+    """Accept drafts up to the first rejection, resample there, redraft the rest.
+
+    A lane that may resample then draws the rejected position from the residual
+    norm(max(0, p - q)) or, if nothing was rejected, one extra token from p. All later positions
+    become the next drafts, as the option ``redraft`` says, with q set to what they were drawn
+    from (docs/method.md, section 5).
+
+    Args:
+        target_probs: p, float [batch, queries, ids].
+        drafts: to test, with q.
+        queries: as fed; the query at depth k of a lane predicts the k-th position after the
+            committed ones.
+        band: how far each lane may go.
+        noise: random numbers.
+        config: ``accept``, ``redraft`` and ``group_size``.
+        codebook: unit vectors of the codes, float [vocabulary, width].
+    """
+    accept, redraft = accept_rule(config), REDRAFT_RULES[config.redraft]
+    (tokens, draft_probs), depth, lane = drafts, queries.depth, queries.lane
+    tested = depth < per_query(band.n_drafts, lane)
+    residual = (target_probs - draft_probs).clamp_(min=0)
+    variation = residual.sum(-1).masked_fill(~tested, 0.0)
+    if noise.fixed_uniforms is not None:
+        sampled = gumbel_sample(target_probs, noise.fixed_uniforms)
+    elif accept.correction == "sampled":
+        sampled = inverse_cdf_sample(target_probs, noise.sample_uniforms)
     else:
         # Drawn together with the corrections below.
         sampled = tokens
-    evidence = Evidence(target, proposal, tokens, noise.coins, sampled, codes, group, depth)
-    passed = rule.keeps(evidence) & tested
-    failed = tested & ~passed
-    # Where the first draft fails, or all of them.
-    accepted = F.pad(limits.drafts, (0, 1)).scatter_reduce(
-        1, lane, torch.where(failed, depth, tokens.new_full((), NEVER)), "amin"
+
+    # Accept: up to the first draft that fails, the last draft, or what the lane may commit.
+    inputs = AcceptInputs(
+        target_probs,
+        draft_probs,
+        tokens,
+        noise.accept_uniforms,
+        sampled,
+        codebook,
+        config.group_size,
+        depth,
     )
-    accepted = torch.minimum(accepted[:, :-1], limits.room)
-    resample = limits.resample & (accepted < limits.room)
-    first = spread(accepted, lane)
+    passed = accept.accepts(inputs) & tested
+    failed = tested & ~passed
+    failed_at = torch.where(failed, depth, tokens.new_full((), BEYOND))
+    accepted = F.pad(band.n_drafts, (0, 1)).scatter_reduce(1, lane, failed_at, "amin")[:, :-1]
+    accepted = torch.minimum(accepted, band.max_commits)
+
+    # Resample: one token more, at the first position that was not accepted.
+    resample = band.may_resample & (accepted < band.max_commits)
+    first = per_query(accepted, lane)
+    corrected = (depth == first) & per_query(resample, lane) & tested
+
+    # Redraft: what was not accepted and does not stay is drawn anew.
     kept = depth < first
-    wrong = (depth == first) & spread(resample, lane) & tested
-    if redraft == "coupled":
-        kept, wrong = passed, failed
-    still = kept
-    if redraft == "threshold":
-        good = likelihood(target, tokens) > 0.5 * likelihood(proposal, tokens)
-        still = kept | (good & tested & (depth > first))
-    if rule.correction == "sampled":
+    stays = redraft.keeps(RedraftInputs(inputs, passed, tested & (depth > first)))
+    if redraft.from_residual:
+        corrected = corrected | failed
+    if accept.correction == "sampled":
         new = sampled
     else:
-        # In exact arithmetic no residual is empty; where rounding empties it, p.
-        wrong = wrong[..., None] & (left.sum(-1, keepdim=True) > 0)
-        new = draw(torch.where(wrong, left, target), noise.tokens)
-        if redraft == "gumbel":
-            new = torch.where(wrong.squeeze(-1), new, sampled)
-    q = target
-    if redraft == "threshold":
-        q = torch.where((still & ~kept)[..., None], proposal, target)
-    return Verdict(
-        Drafts(torch.where(still, tokens, new), q),
-        accepted,
-        accepted + resample.long(),
-        variation,
-    )
+        # In exact arithmetic no residual is empty; where rounding empties it, p takes its place.
+        corrected = corrected[..., None] & (residual.sum(-1, keepdim=True) > 0)
+        weights = torch.where(corrected, residual, target_probs)
+        new = inverse_cdf_sample(weights, noise.sample_uniforms)
+        if noise.fixed_uniforms is not None:
+            new = torch.where(corrected.squeeze(-1), new, sampled)
+    probs = target_probs
+    if redraft.keeps_draft_probs:
+        probs = torch.where((stays & ~kept)[..., None], draft_probs, target_probs)
+    next_drafts = Drafts(torch.where(kept | stays, tokens, new), probs)
+    return Verified(next_drafts, accepted, accepted + resample.long(), variation)

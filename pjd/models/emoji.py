@@ -34,8 +34,8 @@ class EmojiModel(LlamaGenModel):
         self.words = words
 
     @property
-    def codes(self) -> Tensor:
-        """Unit vectors of the image codes, [vocabulary, width]."""
+    def codebook(self) -> Tensor:
+        """Unit vectors of the codes, [vocabulary, width]."""
         return self.tokenizer.codebook.weight
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "EmojiModel":

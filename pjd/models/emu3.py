@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Emu3Config, Emu3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from pjd.decoder.config import ParameterError
 from pjd.decoder.grid import Grid
+from pjd.errors import ParameterError
 from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary, numbered
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary
 
 SIDE = 90
 """Rows and columns of codes in the official images of 720 x 720 pixels."""
@@ -69,7 +69,7 @@ class Pixels(nn.Module):
 def assemble(
     name: str,
     language: Emu3ForConditionalGeneration,
-    prompt: Callable[[str, bool], list[int]],
+    prompt: Callable[[str, bool], list[int]] | None,
     rows: int,
     columns: int,
     mean: list[float] | None = None,
@@ -100,7 +100,7 @@ def assemble(
         head=code_head(language.lm_head, tokens),
         prompt=prompt,
         pixels=Pixels(inner.vqmodel, mean or half, deviation or half).to(vectors.device),
-        codes=F.normalize(vectors, dim=-1),
+        codebook=F.normalize(vectors, dim=-1),
         sampling=SAMPLING,
     )
 
@@ -130,10 +130,9 @@ def wrap(
         allowed = f"must all end with {IMAGE}, the same rows*columns, and {START}"
         raise ParameterError("input_ids", " ".join(sorted(ends)), allowed)
     name = language.config.name_or_path or "emu3"
-    prompt = numbered(prompts, negative or [tokens[-1:] for tokens in prompts])
-    model = assemble(name, language, prompt, int(size[1]), int(size[2]))
+    model = assemble(name, language, None, int(size[1]), int(size[2]))
     closing = [*(vocabulary[end] for end in IMAGE_END), language.config.text_config.eos_token_id]
-    return Wrapped(model, closing)
+    return Wrapped(model, prompts, negative or [tokens[-1:] for tokens in prompts], closing)
 
 
 def renamed(name: str) -> str:

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from pjd.decoder.config import ParameterError
 from pjd.decoder.grid import Grid
+from pjd.errors import ParameterError
 from pjd.models.checkpoint import cast, fit, read, require
 from pjd.models.tokenizer import to_uint8
-from pjd.models.transformers_decoder import DecoderModel, Wrapped, exact_rotary, numbered
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, exact_rotary
 
 SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
 """As in transformers' and the official generation."""
@@ -55,7 +55,7 @@ class Pixels(nn.Module):
 def assemble(
     name: str,
     language: JanusForConditionalGeneration,
-    prompt: Callable[[str, bool], list[int]],
+    prompt: Callable[[str, bool], list[int]] | None,
 ) -> DecoderModel:
     """Make a model of transformers' own.
 
@@ -76,7 +76,7 @@ def assemble(
         head=inner.generation_head,
         prompt=prompt,
         pixels=Pixels(inner.vqmodel),
-        codes=F.normalize(vectors, dim=-1),
+        codebook=F.normalize(vectors, dim=-1),
         sampling=SAMPLING,
         embedding=ImageEmbedding(inner.generation_embeddings, inner.generation_aligner),
     )
@@ -115,7 +115,7 @@ def wrap(
         negative = [unconditional(tokens, settings.pad_token_id) for tokens in prompts]
     name = language.config.name_or_path or "janus"
     guidance = settings.guidance_scale or SAMPLING["guidance"]
-    return Wrapped(assemble(name, language, numbered(prompts, negative)), guidance=guidance)
+    return Wrapped(assemble(name, language, None), prompts, negative, guidance=guidance)
 
 
 def load_language(

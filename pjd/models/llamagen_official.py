@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pjd.decoder.config import ParameterError
 from pjd.decoder.model import Prompt
+from pjd.errors import ParameterError
 from pjd.models.checkpoint import fit, read
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig, LlamaGenModel, rotary_table
 from pjd.models.llamagen_vq import MULTIPLIERS, UNUSED, LlamaGenVQ
@@ -111,7 +111,7 @@ class OfficialLlamaGen(LlamaGenModel):
         super().__init__(name, transformer, sampling)
         self.pixels = pixels.eval().requires_grad_(False)
         self.captions = captions
-        self.codes = pixels.codes
+        self.codebook = pixels.codebook
 
     def condition(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """What the transformer is conditioned on, and the mask bool [batch, prefix] of it.

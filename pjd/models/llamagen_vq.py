@@ -115,7 +115,7 @@ class LlamaGenVQ(nn.Module):
         self.decoder = Decoder(MULTIPLIERS[levels], base, latent, blocks)
 
     @property
-    def codes(self) -> Tensor:
+    def codebook(self) -> Tensor:
         """Unit vectors of the codes, float [codes, width]."""
         return F.normalize(self.quantize.embedding.weight, dim=-1)
 

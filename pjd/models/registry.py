@@ -1,10 +1,13 @@
 """Which models there are, and how to load one by name."""
 
+import json
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pjd.decoder.config import ParameterError, check_choice
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.methods import configure
+from pjd.errors import ParameterError, check_choice
 from pjd.models.catalogue import CATALOGUE, Checkpoint
 from pjd.paths import WEIGHTS
 
@@ -60,6 +63,37 @@ def resolve(name: str) -> Path:
         advice = "run `dvc pull`" if embedded else advice
         raise ParameterError("model", name, f"no model.json and weights in {folder}: {advice}")
     return folder
+
+
+def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
+    """The configuration of ``method`` on the model ``name``, before the model is loaded.
+
+    Args:
+        name: see :func:`resolve`.
+        method: a key of :data:`pjd.decoder.methods.PRESETS`.
+        options: of :class:`pjd.decoder.config.DecodeConfig`; what is not given, or is None, is the
+            model's own default, then the method's.
+
+    Raises:
+        ParameterError: for an unknown model, method or option, or a value outside its range.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    return configure(method, **{**default_sampling(name), **given})
+
+
+def default_sampling(name: str) -> dict[str, float | int]:
+    """The model's own defaults for options of a decoder, before it is loaded; see :func:`resolve`.
+
+    Raises:
+        ParameterError: if there is no such model.
+    """
+    checkpoint = official(name)
+    if checkpoint is not None:
+        return checkpoint.sampling
+    sampling: dict[str, float | int] = json.loads((resolve(name) / "model.json").read_text())[
+        "sampling"
+    ]
+    return sampling
 
 
 def check_dtype(dtype: str | None) -> None:

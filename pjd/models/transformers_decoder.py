@@ -70,18 +70,6 @@ def exact_rotary(backbone: PreTrainedModel) -> None:
     backbone.rotary_emb = rotary.to(backbone.device)
 
 
-def numbered(
-    conditional: list[list[int]], unconditional: list[list[int]]
-) -> Callable[[str, bool], list[int]]:
-    """The ``prompt`` of a :class:`DecoderModel` whose prompts are in tokens: "0", "1", ..."""
-
-    def prompt(number: str, guided: bool) -> list[int]:
-        """Tokens in front of the image of that number."""
-        return (conditional if guided else unconditional)[int(number)]
-
-    return prompt
-
-
 class DecoderModel:
     """A transformers decoder that writes images; see :class:`pjd.decoder.model.ImageModel`.
 
@@ -93,10 +81,11 @@ class DecoderModel:
         tokens: int64 [vocabulary], the backbone's token of each image code.
         head: hidden states [..., dim] to logits of the image codes [..., vocabulary], see
             :func:`code_head`.
-        prompt: tokens of a prompt (True), or of what stands for it without guidance (False), up
-            to the last one before the first image code.
+        prompt: tokens of a prompt (True), or of its unconditional counterpart (False), up to the
+            last one before the first code; None: prompts come as tokens, see
+            :meth:`encode_tokens`.
         pixels: codes int64 [batch, R, C] to images uint8 [batch, height, width, 3].
-        codes: unit vectors of the image codes, float [vocabulary, width].
+        codebook: unit vectors of the codes, float [vocabulary, width].
         sampling: the model's own defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
         embedding: tokens int64 [...] of the image to inputs [..., dim]; None: as those of prompts.
 
@@ -111,9 +100,9 @@ class DecoderModel:
         grid: Grid,
         tokens: Tensor,
         head: nn.Module,
-        prompt: Callable[[str, bool], list[int]],
+        prompt: Callable[[str, bool], list[int]] | None,
         pixels: nn.Module,
-        codes: Tensor,
+        codebook: Tensor,
         sampling: dict[str, float | int],
         embedding: nn.Module | None = None,
     ) -> None:
@@ -131,7 +120,7 @@ class DecoderModel:
         self.prompt = prompt
         row_end = [] if grid.row_end is None else [grid.row_end]
         self.tokens = torch.cat([tokens, tokens.new_tensor(row_end)])
-        self.codes = codes
+        self.codebook = codebook
         self.backbone = backbone
         self.head = head
         self.embedding = backbone.get_input_embeddings() if embedding is None else embedding
@@ -154,16 +143,28 @@ class DecoderModel:
         self.device = torch.device(device)
         for module in (self.backbone, self.head, self.embedding, self.pixels):
             module.to(self.device)
-        self.tokens, self.codes = self.tokens.to(self.device), self.codes.to(self.device)
+        self.tokens = self.tokens.to(self.device)
+        self.codebook = self.codebook.to(self.device)
         return self
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
         """Embed the prompts, and their unconditional counterparts if ``guided``.
 
-        Each is as long as it is: it stands at the right end, and its positions count from 0.
+        Raises:
+            ValueError: if the model takes prompts as tokens only.
         """
+        if self.prompt is None:
+            raise ValueError(f"{self.name}: prompts must be tokens, see encode_tokens")
         branches = (True, False) if guided else (True,)
-        rows = [self.prompt(text, conditional) for conditional in branches for text in prompts]
+        return self.encode_tokens(
+            [self.prompt(text, conditional) for conditional in branches for text in prompts]
+        )
+
+    def encode_tokens(self, rows: list[list[int]]) -> Prompt:
+        """Embed prompts given as tokens, the unconditional branch (if any) after the other.
+
+        Prompts are padded on the left; the positions of each count from 0.
+        """
         length = max(map(len, rows))
         ids = [[0] * (length - len(row)) + row for row in rows]
         padding = torch.tensor([[length - len(row)] for row in rows], device=self.device)
@@ -210,14 +211,22 @@ class DecoderModel:
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A model around transformers' own; see :mod:`pjd.custom_generate`.
+    """A model around transformers' own, and its prompts; see :mod:`pjd.custom_generate`.
 
     Attributes:
-        model: its prompts are :func:`numbered`.
+        model: has no prompts of text.
+        conditional: tokens of each prompt.
+        unconditional: tokens of the branch without a prompt, one list per prompt.
         closing: tokens after the image.
-        guidance: where the caller of ``generate`` says nothing of it.
+        guidance: the scale where the caller of ``generate`` gives none.
     """
 
     model: DecoderModel
+    conditional: list[list[int]]
+    unconditional: list[list[int]]
     closing: list[int] = field(default_factory=list)
     guidance: float = 1.0
+
+    def encode(self, guided: bool) -> Prompt:
+        """The prompts, with the unconditional branch if ``guided``."""
+        return self.model.encode_tokens(self.conditional + (self.unconditional if guided else []))

@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 
 from pjd.api import pictures
+from pjd.decoder.methods import KNOBS, PRESETS
 from pjd.decoder.model import ImageModel
 from pjd.paths import FIGURES, RUNS
+from pjd.pipeline.files import folder, read_table
 from pjd.pipeline.prompts import SHARES
-from pjd.pipeline.runs import codes, folder, read_table
+from pjd.pipeline.runs import column_tensor
 
 TITLE = 26
 """Letters that fit above a picture."""
@@ -112,7 +114,8 @@ def compared(model: ImageModel, runs: list[str], chosen: list[int]) -> Figure:
     first = tables[runs[0]]
     titles = [f"{first.prompt[i]}\n({first.group[i]})".replace(", ", "\n") for i in chosen]
     rows = {
-        label(run): pictures(model, codes(table.tokens[chosen])) for run, table in tables.items()
+        label(run): pictures(model, column_tensor(table.tokens[chosen]))
+        for run, table in tables.items()
     }
     notes = {
         label(run): [f"{table.steps[i]} steps" for i in chosen] for run, table in tables.items()
@@ -138,38 +141,28 @@ def explained(groups: pd.Series) -> str:
     )
 
 
-NAMES = {
-    "ar": "AR",
+TITLES = {
+    **{name: preset.title for name, preset in PRESETS.items()},
     "ar-repeat": "AR, other seeds",
-    "jacobi": "Jacobi",
-    "sjd": "SJD",
-    "mc-sjd": "MC-SJD",
     "mc-sjd-gumbel": "MC-SJD, shared Gumbel noise, W=16",
-    "gsd": "GSD",
-    "zipar": "ZipAR",
-    "zipar-adaptive": "ZipAR, adaptive",
-    "pjd": "PJD",
-    "context": "PJD",
-    "pjd-nomask": "PJD, no mask",
-    "pjd-released": "PJD as released",
-    "pjd-plus": "PJD-plus",
-    "pjd-staircase": "PJD-staircase",
+    "context": PRESETS["pjd"].title,
 }
-"""What a reader calls the presets, and the runs that are called otherwise."""
+"""What a figure calls the presets, and the runs that have other names."""
 
 
 def knob(method: str) -> str:
     """Letter of the option that a preset is swept over: window W, group size G or context c."""
-    return {"jacobi": "W", "sjd": "W", "mc-sjd": "W", "gsd": "G"}.get(method, "c")
+    preset = PRESETS.get(method, PRESETS["pjd"])
+    return KNOBS[preset.knob or "context"]
 
 
 def label(run: str) -> str:
     """What a reader calls the run ``run`` of the pipeline, such as "main/context-4"."""
     run = run.rpartition("/")[2]
     name, _, value = run.rpartition("-")
-    if name in NAMES and value.isdigit():
-        return f"{NAMES[name]} {knob(name)}={value}"
-    return NAMES.get(run, run)
+    if name in TITLES and value.isdigit():
+        return f"{TITLES[name]} {knob(name)}={value}"
+    return TITLES.get(run, run)
 
 
 def distance(table: pd.DataFrame) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from pjd.paths import ROOT
-from pjd.pipeline.runs import write_json
+from pjd.pipeline.files import write_json
 
 
 def written(node: object) -> object:

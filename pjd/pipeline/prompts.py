@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pjd.decoder.config import ParameterError
+from pjd.errors import ParameterError
 from pjd.paths import DATA
 
 SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}

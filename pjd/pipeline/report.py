@@ -10,8 +10,9 @@ import pandas as pd
 
 from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, REPORTS, RESULTS, RUNS
-from pjd.pipeline.reproduction import verify
-from pjd.pipeline.runs import parameters, read_table
+from pjd.pipeline.files import read_table
+from pjd.pipeline.params import parameters
+from pjd.pipeline.reproduction import check_reproduction
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>
@@ -114,11 +115,11 @@ def what_ran(runs: set[str]) -> str:
     )
 
 
-def verdict() -> str:
+def reproduction_section() -> str:
     """The first section: what was measured beside what is expected."""
     title = '<h2 id="verdict">Was it reproduced?</h2>'
     try:
-        lines = verify()
+        lines = check_reproduction()
     except (FileNotFoundError, ValueError) as error:
         return f"{title}<p>{html.escape(str(error))}.</p>"
     good = int((lines.verdict == "as expected").sum())
@@ -185,7 +186,7 @@ def main(page: str = "index") -> int:
     chosen = {name: title for name, title in SECTIONS.items() if name in wanted}
     text = PAGE.format(
         summary=html.escape(summary(runs[runs.run.str.startswith("main/")])),
-        verdict=verdict(),
+        verdict=reproduction_section(),
         sections="\n".join(section(name, title) for name, title in chosen.items()),
         ran=what_ran(set(runs.run)),
         credits=credits(set(runs.model)),

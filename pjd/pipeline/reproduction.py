@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pjd.paths import RESULTS, ROOT
-from pjd.pipeline.runs import read_table, write_json
+from pjd.pipeline.files import read_table, write_json
 
 EXPECTED = ROOT / "expected.json"
 MEASURES = {"steps": "forwards an image", "gap": "nats a token against AR"}
@@ -88,7 +88,9 @@ def compare(table: pd.DataFrame, model: str, expected: dict[str, Any]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def verify(results: Path = RESULTS, expected: Path = EXPECTED, write: bool = False) -> pd.DataFrame:
+def check_reproduction(
+    results: Path = RESULTS, expected: Path = EXPECTED, write: bool = False
+) -> pd.DataFrame:
     """Compare what ran, in ``results``, with ``expected``, or make it what is expected.
 
     Raises:

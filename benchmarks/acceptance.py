@@ -1,0 +1,38 @@
+"""The acceptance of the embedded model by draft depth, recorded to be replayed."""
+
+from pathlib import Path
+
+import pjd
+from pjd.decoder.methods import PRESETS, configure
+from pjd.pipeline.prompts import read
+
+RECORD = Path(__file__).parent / "acceptance.json"
+
+
+def tests_drafts(method: str) -> bool:
+    """Whether a method ever tests a draft; only then is there an acceptance to replay."""
+    config = configure(method)
+    # Adaptive ZipAR feeds no drafts, but tests the first token of a row before the row may start.
+    return config.window > 1 or config.start == "adaptive"
+
+
+def record(model: str, images: int, context: int) -> dict[str, list[float]]:
+    """Share of the tested drafts that was accepted at each depth, by method that tests any.
+
+    Args:
+        model: an embedded model.
+        images: how many to decode with each method; image i has seed i.
+        context: context tokens c of the methods on rows.
+    """
+    loaded = pjd.load(model)
+    captions = read("emoji", images).prompt.tolist()
+    shares = {}
+    for method, preset in PRESETS.items():
+        if not tests_drafts(method):
+            continue
+        options = {"context": context} if preset.by_rows else {}
+        result = pjd.generate(loaded, captions, method=method, progress=True, **options)
+        depths = result.trace.depths
+        share = depths.accepted / depths.tested.clip(lower=1)
+        shares[method] = [round(float(value), 4) for value in share]
+    return shares

@@ -1,0 +1,83 @@
+"""Replayed acceptance: a model of random weights accepts as many drafts as a real one did.
+
+With random weights drafts would be accepted as chance has it, and steps would mean nothing. Costs
+and steps of a shape without weights are therefore measured under a recorded acceptance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pjd.api import generate
+from pjd.decoder.acceptance import ACCEPT_RULES, AcceptInputs, AcceptRule
+from pjd.decoder.methods import configure
+from pjd.models.captions import Words
+from pjd.models.emoji import EmojiModel
+from pjd.models.llamagen import LlamaGen, LlamaGenConfig
+from pjd.models.tokenizer import Tokenizer
+
+
+def replay(shares: Sequence[float], device: torch.device | str, name: str = "ratio") -> AcceptRule:
+    """A rule that accepts a draft at depth d with probability ``shares[d]``.
+
+    Args:
+        shares: probabilities by depth; deeper drafts have the last one.
+        device: where drafts are verified.
+        name: the method's own rule, a key of :data:`pjd.decoder.acceptance.ACCEPT_RULES`. It is
+            computed, for its time, and corrects what is rejected; only its answers are replaced.
+
+    Returns:
+        A rule for the option ``accept``.
+    """
+    share = torch.tensor(shares, device=device)
+    own = ACCEPT_RULES[name]
+
+    def replayed(inputs: AcceptInputs) -> Tensor:
+        own.accepts(inputs)
+        return inputs.uniforms < share[inputs.depth.clamp(max=len(shares) - 1)]
+
+    return AcceptRule(replayed, own.correction)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Weights of a modest size, so that distributions are neither flat nor one-hot."""
+    for parameter in module.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return module
+
+
+def random_llamagen(
+    config: LlamaGenConfig, device: str, dtype: torch.dtype, layers: int | None = None
+) -> EmojiModel:
+    """A LlamaGen transformer with random weights, and ``layers`` layers if that is not None."""
+    config = replace(config, layers=layers or config.layers)
+    with torch.device(device):
+        transformer = randomised(LlamaGen(config).to(dtype))
+        words = Words(["cat"], config.prefix)
+        vectors = nn.Embedding(len(words), config.caption_dim)
+    tokenizer = Tokenizer(codes=config.vocabulary, channels=(4, 8), blocks=(1, 1))
+    model = EmojiModel("llamagen", transformer, vectors, tokenizer, words, {})
+    return model.to(device, dtype)
+
+
+def replayed_steps(
+    side: int, method: str, context: int | None, shares: Sequence[float], images: int = 8
+) -> float:
+    """Mean steps on a grid that no model at hand has, if drafts are accepted as ``shares`` say.
+
+    Args:
+        side: rows and columns of the grid.
+        method: a preset.
+        context: context tokens c, for the methods on rows.
+        shares: see :func:`replay`.
+        images: how many; image i has seed i.
+    """
+    config = LlamaGenConfig(16, 1, 2, 64, side, prefix=4, caption_dim=8)
+    model = random_llamagen(config, "cpu", torch.float32)
+    options = {} if context is None else {"context": context}
+    rule = replay(shares, "cpu", configure(method).accept)
+    result = generate(model, ["cat"] * images, method, guidance=1.0, accept=rule, **options)
+    return float(result.steps.double().mean())

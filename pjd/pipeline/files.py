@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all: folders, JSON, tables."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at ``path`` whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        # mkdtemp keeps others out; an output is for everyone to read.
+        partial.chmod(0o755)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON with sorted keys, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    os.replace(partial, path)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a parquet table.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no {path}: run `dvc repro`")
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run `dvc repro`") from error
