@@ -54,7 +54,7 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
             "other_runs": {
                 "other-ar": {"model": model, "run": "ar", "options": "method: ar, top_k: 3"}
             },
-            "reader_pictures": 64,
+            "probe_pictures": 64,
             "sweep_figures": {
                 "fig02_attention": {"notebook": "fig02_attention", "options": "images: 1"},
                 "fig14_mask": {

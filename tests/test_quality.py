@@ -13,7 +13,7 @@ from pjd.measure.quality import (
     kernel_distance,
     lite0_classes,
 )
-from pjd.measure.retrieval import Reader, found
+from pjd.measure.retrieval import LinearProbe, own_caption_in_best
 from pjd.models.captions import Words
 
 
@@ -46,20 +46,20 @@ def test_inception_names_what_it_needs(tmp_path):
             inception(pictures, weights, "2048")
 
 
-def test_the_reader_finds_captions_of_pictures_that_it_has_not_seen(tmp_path):
+def test_the_probe_finds_captions_of_pictures_that_it_has_not_seen(tmp_path):
     torch.manual_seed(0)
     words = Words(["red", "blue", "cat", "dog"], length=4)
     captions = ["red cat", "red dog", "blue cat", "blue dog"] * 20
     # A feature for each word, mixed, and noise.
     signal = torch.tensor([[float(w in c.split()) for w in words.vocabulary] for c in captions])
     seen = signal @ torch.randn(4, 12) + 0.05 * torch.randn(80, 12)
-    reader = Reader.fit(seen[:60], captions[:60], words)
-    scores = reader.scores(seen[60:64], captions[60:64])
-    assert found(scores, 1).all()
-    assert not found(scores[[1, 2, 3, 0]], 1).any()
-    assert found(scores[[1, 2, 3, 0]], 4).all()
-    reader.save(tmp_path / "reader.safetensors")
-    again = Reader.load(tmp_path / "reader.safetensors", words)
+    probe = LinearProbe.fit(seen[:60], captions[:60], words)
+    scores = probe.scores(seen[60:64], captions[60:64])
+    assert own_caption_in_best(scores, 1).all()
+    assert not own_caption_in_best(scores[[1, 2, 3, 0]], 1).any()
+    assert own_caption_in_best(scores[[1, 2, 3, 0]], 4).all()
+    probe.save(tmp_path / "probe.safetensors")
+    again = LinearProbe.load(tmp_path / "probe.safetensors", words)
     assert torch.equal(again.scores(seen[60:64], captions[60:64]), scores)
 
 

@@ -1,4 +1,4 @@
-"""Do pictures show their captions? Retrieval with a linear reader of the emoji corpus' words.
+"""Do pictures show their captions? Retrieval with a linear probe for the words of the emoji corpus.
 
 No text-image model comes with the package. A ridge regression from EfficientNet-Lite0's features
 to the words of a caption, fitted on the corpus' training pictures, stands in for one.
@@ -24,7 +24,7 @@ def bags(captions: list[str], words: Words) -> Tensor:
 
 
 @dataclass
-class Reader:
+class LinearProbe:
     """A linear map from features of a picture to words.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reader:
     @classmethod
     def fit(
         cls, features: Tensor, captions: list[str], words: Words, ridge: float = 0.1
-    ) -> "Reader":
+    ) -> "LinearProbe":
         """Fit by ridge regression in double precision.
 
         Args:
@@ -74,12 +74,12 @@ class Reader:
         path.chmod(0o644)
 
     @classmethod
-    def load(cls, path: Path, words: Words) -> "Reader":
+    def load(cls, path: Path, words: Words) -> "LinearProbe":
         """Read what :meth:`save` wrote."""
         return cls(**load_file(path), words=words)
 
 
-def found(scores: Tensor, among: int) -> Tensor:
+def own_caption_in_best(scores: Tensor, among: int) -> Tensor:
     """Whether each picture's own caption is one of its ``among`` best, bool [pictures].
 
     Args:

@@ -172,16 +172,16 @@ def distance(table: pd.DataFrame) -> tuple[str, str]:
     return "frechet_ar", "Frechet distance (Lite0) to AR's pictures"
 
 
-def swept(table: pd.DataFrame, group: str, knob: str, *also: str) -> pd.DataFrame:
+def swept(table: pd.DataFrame, folder: str, knob: str, *also: str) -> pd.DataFrame:
     """Rows of a sweep in order of its knob, with their ``place`` on an axis and its ``tick``.
 
     Args:
         table: of all runs.
-        group: of the sweep's runs.
+        folder: of the sweep's runs.
         knob: column of the table; no value, or no code for top-k, is "all", the largest.
-        also: runs outside the group that belong to it.
+        also: runs outside the folder that belong to it.
     """
-    rows = table[table.run.str.startswith(f"{group}/") | table.run.isin(also)].copy()
+    rows = table[table.run.str.startswith(f"{folder}/") | table.run.isin(also)].copy()
     values = rows[knob].astype(float)
     values = values.where(values.notna() & ((values > 0) | (knob != "top_k")), np.inf)
     rows["place"] = values.rank(method="dense")

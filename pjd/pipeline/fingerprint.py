@@ -1,10 +1,15 @@
-"""What code says, comments, docstrings and layout aside: what decoded runs depend on."""
+"""Hash what the decoder's code says, so that only a change of it puts decoded runs out of date.
+
+Comments, docstrings, formatting, imports, and the module in which a definition stands are left
+out: a text may be mended and a function may move without hours of decoding being out of date.
+"""
 
 import argparse
 import ast
 import hashlib
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import yaml
@@ -12,17 +17,27 @@ import yaml
 from pjd.paths import ROOT
 from pjd.pipeline.files import write_json
 
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-def written(node: object) -> object:
-    """An abstract syntax tree as nested lists, without what a version of Python adds empty."""
+
+def plain(node: object) -> object:
+    """An abstract syntax tree as nested lists, without what some Python versions add empty."""
     if isinstance(node, ast.AST):
-        fields = ((name, written(value)) for name, value in ast.iter_fields(node))
+        fields = ((name, plain(value)) for name, value in ast.iter_fields(node))
         return [type(node).__name__, *(field for field in fields if field[1] != [])]
-    return [written(part) for part in node] if isinstance(node, list) else repr(node)
+    return [plain(part) for part in node] if isinstance(node, list) else repr(node)
 
 
-def statements(path: Path) -> str:
-    """The statements of a module, or of a notebook's code cells.
+def is_silent(statement: ast.stmt) -> bool:
+    """Whether a statement computes nothing: an import, or a condition for type checkers only."""
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return True
+    checked = isinstance(statement, ast.If) and isinstance(statement.test, ast.Name)
+    return checked and statement.test.id == "TYPE_CHECKING"
+
+
+def read_tree(path: Path) -> ast.Module:
+    """The syntax tree of a module, or of a notebook's code cells, without docstrings and imports.
 
     Raises:
         SyntaxError: if it is no Python.
@@ -33,16 +48,64 @@ def statements(path: Path) -> str:
         source = "\n".join("".join(cell["source"]) for cell in cells)
     tree = ast.parse(source, filename=str(path))
     for node in ast.walk(tree):
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body.pop(0)
-    return json.dumps(written(tree))
+        for block in ("body", "orelse", "finalbody"):
+            statements = getattr(node, block, None)
+            # A string after an assignment documents it, as a comment would.
+            if isinstance(statements, list):
+                kept = [one for one in statements if not is_silent(one) and not is_text(one)]
+                setattr(node, block, kept)
+    return tree
 
 
-def fingerprints(stage: str) -> dict[str, str]:
-    """SHA-256 of the :func:`statements` of each file that ``stage`` of dvc.yaml depends on."""
-    files = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    return {file: hashlib.sha256(statements(ROOT / file).encode()).hexdigest() for file in files}
+def is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a string by itself."""
+    expression = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(expression, ast.Constant) and isinstance(expression.value, str)
+
+
+def name_of(statement: ast.stmt) -> str:
+    """What a statement at the top of a module defines; "" if it defines nothing."""
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return statement.name
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return ", ".join(ast.unparse(target) for target in targets)
+    return ""
+
+
+def fingerprints(paths: list[Path]) -> dict[str, list[str]]:
+    """SHA-256 of every definition in ``paths``, by name; folders stand for all their modules.
+
+    Statements that define nothing, such as a notebook's cells, are hashed together, in order.
+    """
+    files = []
+    for path in paths:
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    found: dict[str, list[str]] = defaultdict(list)
+
+    def add(name: str, content: object) -> None:
+        found[name].append(hashlib.sha256(json.dumps(content).encode()).hexdigest())
+
+    for path in files:
+        body = read_tree(path).body
+        if path.suffix == ".ipynb":
+            add(path.name, plain(body))
+            continue
+        for statement in body:
+            if name_of(statement):
+                add(name_of(statement), plain(statement))
+        others = [plain(statement) for statement in body if not name_of(statement)]
+        if others:
+            add("", others)
+    return {name: sorted(hashes) for name, hashes in found.items()}
+
+
+def stage_files(stage: str) -> list[Path]:
+    """The files and folders that ``stage`` of dvc.yaml depends on."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return [ROOT / name for name in stages[stage]["deps"]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path)
     options = parser.parse_args(arguments)
     try:
-        write_json(options.output, fingerprints(options.stage))
+        write_json(options.output, fingerprints(stage_files(options.stage)))
     except (SyntaxError, OSError) as error:
         print(f"pjd: {error}", file=sys.stderr)
         return 1
