@@ -1,5 +1,5 @@
-# pjd: every target makes what it needs, from a fresh clone on. Nothing need be installed but
-# Python 3.11 or 3.12, git and make; no environment need be active.
+# pjd: every target first makes what it needs, even in a fresh clone. Only Python 3.11 or 3.12, git
+# and make must be installed; no environment needs to be active.
 #
 # PYTHON=python3.12         the interpreter to build .venv with
 # PIP_ARGS='--find-links D' more arguments for pip, when .venv is made
@@ -11,8 +11,8 @@ PYTHON ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 
-# Recipes and what they start (dvc, papermill, the kernel, which is called `python`) find .venv
-# first. The path as it was is kept for making .venv itself.
+# Recipes and the programs that they start (dvc, papermill, the kernel, whose command is `python`)
+# find .venv first. The original path is kept to make .venv itself.
 export SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS ?= 1
@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM ?= false
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-# `runs` is a folder too.
+# There is also a folder called `runs`.
 .PHONY: help env data runs reproduce main train bench test smoke lint format clean
 
 help: ## this list
@@ -34,7 +34,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12)
 
 env: $(VENV)/stamp ## make .venv with the locked versions
 
-# The stamp comes last: an interrupted installation is taken up again by the next call.
+# The stamp comes last, so the next call resumes an interrupted installation.
 $(VENV)/stamp: requirements.lock pyproject.toml
 	@set -e; \
 	if ! $(BIN)/python -c 'import pip; $(SUPPORTED)' 2>/dev/null; then \
@@ -57,14 +57,14 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 
 # --- the pipeline ---
 
-# What is not named here is not pulled, so that a killed run keeps what it has.
+# Only what is named is pulled: pulling everything would undo what a killed run has done.
 PULL = $(BIN)/dvc pull --allow-missing $(1) </dev/null >/dev/null \
-	|| echo "Not everything was pulled (see above): going on with what is here." >&2
+	|| echo "Not everything was pulled (see above): continuing with what is here." >&2
 
 data: $(VENV)/stamp ## check out the data and weights that ship with the repository
 	@if [ -d .dvc ]; then $(call PULL,data.dvc train); fi
 
-runs: data ## check out the runs of the sweeps, which ship with the repository too
+runs: data ## check out the runs of the sweeps, which also ship with the repository
 	@$(call PULL,decode-sweep decode-other)
 
 reproduce: runs ## run the pipeline: every figure and table, from the data to the report; resumes
@@ -93,22 +93,23 @@ bench: data ## time methods: SHAPES=llamagen-xl,lumina-mgpt-7b BATCHES=1 DEVICE=
 
 # --- the code ---
 
-test: data ## run all tests, a small run of the whole pipeline among them
+test: data ## run all tests, including a small run of the whole pipeline
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 smoke: data ## only the small run of the whole pipeline
 	$(BIN)/python -m pytest -k smoke $(PYTEST_ARGS)
 
-lint: $(VENV)/stamp ## check style and format
+lint: $(VENV)/stamp ## check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
-format: $(VENV)/stamp ## mend style and format, strip the notebooks' outputs
+format: $(VENV)/stamp ## fix style and format, strip the notebooks' outputs
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 	@[ ! -d notebooks ] || find notebooks -name '*.ipynb' -not -path '*/.*' -exec \
 		$(BIN)/nbstripout --extra-keys metadata.language_info {} +
 
 clean: ## remove caches and .venv; results, data and DVC's cache stay
-	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: decode batches of real shapes, and write where the time went."""
+"""``python -m benchmarks``: decode batches on models of real shapes, and record their times."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 
 def names(text: str, option: str, known: Sequence[str]) -> list[str]:
-    """Split a comma-separated list, each of it one of ``known``."""
+    """Split a comma-separated list of names, each one of ``known``."""
     chosen = [name.strip() for name in text.split(",")]
     for name in chosen:
         check_choice(option, name, tuple(known))
@@ -42,7 +42,7 @@ def counts(text: str, option: str) -> list[int]:
 
 
 def check_recorded(shapes: list[str], methods: list[str], recorded: dict[str, Any]) -> None:
-    """Raise :class:`ParameterError` for a method whose acceptance a shape of ``shapes`` lacks."""
+    """Raise :class:`ParameterError` if a method needs a recorded acceptance and there is none."""
     if set(shapes) <= set(EMOJI):
         return
     known = [name for name in PRESETS if name in recorded["shares"] or not tests_drafts(name)]
@@ -50,7 +50,7 @@ def check_recorded(shapes: list[str], methods: list[str], recorded: dict[str, An
 
 
 def prepared(name: str, device: str, dtype: str, layers: int | None, compiled: bool) -> ImageModel:
-    """A model of the shape ``name``; see the options of :func:`run`."""
+    """A model of the shape ``name``; the arguments are options of :func:`run`."""
     model = SHAPES[name].make(device, getattr(torch, dtype), layers)
     return compile_forward(model) if compiled else model
 
@@ -72,8 +72,8 @@ def case(
         method: a preset.
         batch: images decoded together.
         repeats: timed decodings.
-        recorded: what ``acceptance`` wrote.
-        bytes_per_second: the device's.
+        recorded: what :func:`acceptance` wrote.
+        bytes_per_second: of the device, from :func:`benchmarks.measure.bandwidth`.
     """
     shape = SHAPES[name]
     options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}
@@ -89,10 +89,10 @@ def case(
 @app.command()
 def acceptance(
     model: Annotated[str, typer.Option(help="An embedded model.")] = "emoji-64",
-    images: Annotated[int, typer.Option(help="Images a method.")] = 64,
+    images: Annotated[int, typer.Option(help="Images per method.")] = 64,
     context: Annotated[int, typer.Option(help="Context tokens c.")] = 4,
 ) -> None:
-    """Record the embedded model's acceptance by draft depth, to be replayed."""
+    """Record the embedded model's acceptance by draft depth, which other shapes replay."""
     shares = record(model, images, context)
     write_json(RECORD, {"model": model, "images": images, "context": context, "shares": shares})
 
@@ -100,18 +100,21 @@ def acceptance(
 @app.command()
 def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
-    shapes: Annotated[str, typer.Option(help="Which shapes.")] = "emoji-64",
-    methods: Annotated[str, typer.Option(help="ar and others.")] = "ar,sjd,pjd,pjd-plus",
+    shapes: Annotated[str, typer.Option(help="Shapes.")] = "emoji-64",
+    methods: Annotated[str, typer.Option(help="Methods.")] = "ar,sjd,pjd,pjd-plus",
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Arithmetic.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Dtype of the arithmetic.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     repeats: Annotated[int, typer.Option(help="Timed decodings, after one to warm up.")] = 3,
-    layers: Annotated[int | None, typer.Option(help="Fewer layers: a rehearsal.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Fewer layers, for a trial.")] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="Compile the models.")] = False,
     beside: Annotated[bool, typer.Option(help="Time transformers' generate too.")] = True,
 ) -> None:
-    """Measure every shape, method and batch size; results so far survive an interruption."""
+    """Measure every shape, method and batch size; an interruption keeps the results so far.
+
+    --shapes, --methods and --batches take lists, separated by commas.
+    """
     torch.set_num_threads(threads)
     check_choice("dtype", dtype, DTYPES)
     chosen = names(methods, "methods", list(PRESETS))
@@ -155,15 +158,18 @@ def run(
 @app.command()
 def settings(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
-    shape: Annotated[str, typer.Option(help="Which shape.")] = "emoji-64",
-    methods: Annotated[str, typer.Option(help="ar and others.")] = "ar,pjd",
+    shape: Annotated[str, typer.Option(help="The shape.")] = "emoji-64",
+    methods: Annotated[str, typer.Option(help="Methods.")] = "ar,pjd",
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    dtypes: Annotated[str, typer.Option(help="Kinds of arithmetic.")] = "float32,bfloat16",
+    dtypes: Annotated[str, typer.Option(help="Dtypes.")] = "float32,bfloat16",
     threads: Annotated[str, typer.Option(help="Numbers of CPU threads.")] = "1,2",
     repeats: Annotated[int, typer.Option(help="Timed decodings, after one to warm up.")] = 3,
 ) -> None:
-    """Compare threads, dtypes, plain and compiled forwards: every combination is measured."""
+    """Measure every combination of threads and dtypes, with and without compilation.
+
+    --methods, --batches, --dtypes and --threads take lists, separated by commas.
+    """
     chosen = names(methods, "methods", list(PRESETS))
     check_choice("shape", shape, tuple(SHAPES))
     sizes = counts(batches, "batches")
@@ -175,7 +181,7 @@ def settings(
     combinations = list(product((False, True), kinds, counts(threads, "threads")))
     for compiled, dtype, number in track(combinations, shape, console=Console(stderr=True)):
         torch.set_num_threads(number)
-        # Graphs of another combination serve no more.
+        # Graphs of another combination are of no more use.
         torch.compiler.reset()
         setting = {"threads": number, "dtype": dtype, "compiled": compiled}
         speed = bandwidth(torch.device(device))

@@ -1,4 +1,4 @@
-"""The acceptance of the embedded model by draft depth, recorded to be replayed."""
+"""Record the embedded model's acceptance by draft depth, which other shapes replay."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ def tests_drafts(method: str) -> bool:
 
 
 def record(model: str, images: int, context: int) -> dict[str, list[float]]:
-    """Share of the tested drafts that was accepted at each depth, by method that tests any.
+    """Share of the tested drafts that was accepted at each depth, by method that tests drafts.
 
     Args:
         model: an embedded model.
-        images: how many to decode with each method; image i has seed i.
+        images: number of images per method; image i has seed i.
         context: context tokens c of the methods on rows.
     """
     loaded = pjd.load(model)

@@ -1,4 +1,4 @@
-"""One measurement: a batch decoded from beginning to end, its iterations taken apart."""
+"""One measurement: decode a whole batch, and time the parts of its iterations."""
 
 import time
 from collections import defaultdict
@@ -24,10 +24,10 @@ from pjd.decoder.verify import Verified, verify
 
 
 class Clock:
-    """Times parts of a run: by events on a GPU, which never wait for it, else by the wall."""
+    """Times parts of a run: on a GPU by events, which do not wait for it, else by wall-clock."""
 
     def __init__(self, device: torch.device) -> None:
-        """Nothing is timed yet."""
+        """Start without any times."""
         self.cuda = device.type == "cuda"
         self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
 
@@ -47,39 +47,39 @@ class Clock:
         self.spans[name].append((began, self.now()))
 
     def milliseconds(self, name: str) -> list[float]:
-        """Each time that a part ran, in order."""
+        """Milliseconds of each run of a part, in order."""
         if self.cuda:
             torch.cuda.synchronize()
             return [began.elapsed_time(ended) for began, ended in self.spans[name]]
         return [1000 * (ended - began) for began, ended in self.spans[name]]
 
     def seconds(self, name: str) -> float:
-        """Total of a part."""
+        """Total seconds of a part."""
         return sum(self.milliseconds(name)) / 1000
 
 
 class TimedModel:
-    """A model whose forward is timed; all else is the model's."""
+    """A model whose forward passes are timed."""
 
     def __init__(self, model: ImageModel, clock: Clock) -> None:
         """Put a clock on ``model``."""
         self.model, self.clock = model, clock
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever the model has."""
+        """Any other attribute of the model."""
         return getattr(self.model, name)
 
     def forward(self, *arguments: Any) -> Tensor:
-        """The model's forward, timed."""
+        """The model's forward pass, timed."""
         with self.clock.part("forward"):
             return self.model.forward(*arguments)
 
 
 class TimedEngine(Engine):
-    """The engine, with a clock on its parts.
+    """The engine, with a clock for its parts.
 
     The part "step" is a whole iteration: from its beginning to that of the next one, or to the end
-    of the loop. So the trace, the look for finished images and letting them go are within it.
+    of the loop. So it includes the trace and the removal of finished images.
 
     Args:
         model: as the engine's.
@@ -98,7 +98,7 @@ class TimedEngine(Engine):
         super().__init__(TimedModel(model, self.clock), config, prompt, seeds)
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> Decoded:
-        """Decode the batch, its verifications timed too."""
+        """Decode the batch, and time the verifications too."""
 
         def timed(*arguments: Any) -> Verified:
             with self.clock.part("verify"):
@@ -108,13 +108,13 @@ class TimedEngine(Engine):
             return super().run(progress)
 
     def prefill(self) -> None:
-        """The prompt's forward, timed apart from the others."""
+        """The forward pass of the prompt, timed separately."""
         with self.clock.part("prefill"):
             super().prefill()
         self.clock.spans.pop("forward", None)
 
     def step(self, state: State) -> tuple[Band, Queries, Verified]:
-        """One iteration; the moment of its beginning is kept."""
+        """One iteration, after noting when it begins."""
         self.marks.append(self.clock.now())
         return super().step(state)
 
@@ -125,7 +125,7 @@ class TimedEngine(Engine):
 
 
 def bandwidth(device: torch.device, size: int = 2**28) -> float:
-    """Bytes a second that the device reads and writes, by the best of several large copies."""
+    """Bytes per second that the device reads and writes, in the best of several large copies."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best = float("inf")
@@ -138,7 +138,7 @@ def bandwidth(device: torch.device, size: int = 2**28) -> float:
 
 
 def weight_bytes(model: ImageModel) -> int:
-    """Bytes of the weights that every forward reads: blocks and output head, no embeddings."""
+    """Bytes of weights that every forward pass reads: blocks and output head, not embeddings."""
     transformer = getattr(model, "transformer", None)
     modules = [transformer] if transformer is not None else [model.backbone, model.head]
     return sum(
@@ -150,7 +150,7 @@ def weight_bytes(model: ImageModel) -> int:
 
 
 def by_quarter(times: list[float]) -> list[float]:
-    """Median of each quarter of ``times``, of which there is at least one."""
+    """Median of each quarter of ``times``, which has at least one entry."""
     bounds = [len(times) * quarter // 4 for quarter in range(5)]
     return [median(times[begin : max(end, begin + 1)]) for begin, end in pairwise(bounds)]
 
@@ -172,11 +172,13 @@ def measure(
         bytes_per_second: the device's, from :func:`bandwidth`.
 
     Returns:
-        Medians over the repeats: seconds of the batch, iterations, and milliseconds an iteration,
-        of which forward, verify and the rest (prepare: band, drafts, mask, probabilities, commit,
-        trace, letting go of finished images), and in each quarter of the iterations; tokens fed
-        an iteration and image. Images a second; bytes of weights, cache, and on a GPU the peak;
-        the floor, which reads weights and cache once, and how many times longer an iteration is.
+        Medians over the repeats: seconds of the batch, milliseconds of the prefill, iterations,
+        steps and fed tokens per image, milliseconds per iteration (step) and of its parts
+        (forward, verify, and prepare: schedule, drafts, mask, probabilities, commit, trace, removal
+        of finished images), and milliseconds per iteration in each quarter of the iterations. Then
+        images per second; bytes of weights and cache, and on a GPU the peak; the floor in
+        milliseconds, which is the time to read weights and cache once, and how many times longer an
+        iteration is.
     """
     prompts, seeds = ["cat"] * batch, torch.arange(batch)
     cuda = model.device.type == "cuda"
@@ -222,9 +224,9 @@ def measure(
 def transformers_ms(
     like: LlamaConfig, shape: Shape, layers: int | None, device: str, dtype: torch.dtype, codes: int
 ) -> float:
-    """Milliseconds a code of transformers' own eager ``generate`` on a Llama of the same sizes.
+    """Milliseconds per code of transformers' own eager ``generate`` on a Llama of the same sizes.
 
-    With guidance it runs the two branches one after the other, each with a cache of its own.
+    With guidance it runs the two branches one after the other, each with its own cache.
     """
     sizes = {**like.to_dict(), "num_hidden_layers": layers or like.num_hidden_layers}
     with torch.device(device):

@@ -1,4 +1,4 @@
-"""Models of real shapes. Costs depend on shapes alone, so the weights may be random."""
+"""Models of real shapes. Costs depend only on the shape, so the weights may be random."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Shape:
     """A model shape to measure.
 
     Attributes:
-        make: from device, dtype and layers (None: as many as the shape has) to a model.
-        guidance: classifier-free guidance scale of its users.
-        top_k: of its users; 0 = all codes.
+        make: from device, dtype and number of layers (None: that of the shape) to a model.
+        guidance: the usual scale of classifier-free guidance.
+        top_k: the usual top-k; 0 = all codes.
         context: context tokens c for the methods on rows.
-        like: sizes of a Llama of this shape, for transformers' own ``generate``; None: none.
+        like: sizes of a Llama of this shape, to time transformers' own ``generate``; None: skip it.
     """
 
     make: Callable[[str, torch.dtype, int | None], ImageModel]
@@ -38,7 +38,7 @@ class Shape:
 
 
 class Blank(nn.Module):
-    """Pixels of codes: the time of an image decoder is not measured."""
+    """Stands in for an image decoder, whose time is not measured."""
 
     def forward(self, codes: Tensor) -> Tensor:
         """Map int64 [batch, R, C] to black uint8 [batch, R, C, 3]."""
@@ -46,7 +46,7 @@ class Blank(nn.Module):
 
 
 def embedded(name: str, device: str, dtype: torch.dtype, layers: int | None) -> ImageModel:
-    """An embedded model with its own weights; it has the layers it has, ``layers`` is None."""
+    """An embedded model with its own weights; ``layers`` must be None."""
     return pjd.load(name, device, str(dtype).removeprefix("torch."))
 
 
@@ -59,7 +59,7 @@ def decoder(
     dtype: torch.dtype,
     layers: int | None,
 ) -> ImageModel:
-    """A transformers decoder with random weights, an image head and a prompt of some length."""
+    """A transformers decoder with random weights, a head for codes, and prompts of equal length."""
     sizes = {**config.to_dict(), "num_hidden_layers": layers or config.num_hidden_layers}
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -86,7 +86,7 @@ def decoder(
 
 
 def llama(hidden: int, inner: int, layers: int, heads: int, vocabulary: int) -> LlamaConfig:
-    """Sizes of a Llama without grouped keys."""
+    """Sizes of a Llama without grouped-query attention."""
     return LlamaConfig(
         hidden_size=hidden,
         intermediate_size=inner,
@@ -108,7 +108,7 @@ def llamagen_shape(dim: int, layers: int, heads: int, grid: int) -> Shape:
 def decoder_shape(
     config: LlamaConfig, grid: Grid, vocabulary: int, guidance: float, top_k: int, context: int
 ) -> Shape:
-    """A transformers decoder behind a prompt of 32 tokens."""
+    """A transformers decoder with prompts of 32 tokens."""
     return Shape(partial(decoder, config, grid, vocabulary, 32), guidance, top_k, context, config)
 
 
@@ -128,4 +128,4 @@ SHAPES = {
     "janus-pro-1b": decoder_shape(JANUS, Grid(24, 24), 16_384, 5.0, 0, 6),
     "lumina-mgpt-7b": decoder_shape(LUMINA, Grid(48, 48, row_end=8192), 8192, 4.0, 2000, 11),
 }
-"""By name. emoji: the trained weights; the others: random weights."""
+"""Shapes by name. The emoji models have their trained weights, the others random ones."""

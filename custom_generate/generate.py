@@ -20,18 +20,18 @@ def generate(
     Args:
         model: an image model of transformers (Chameleon, Emu3, Janus).
         pjd_method: a decoder, such as "pjd", "sjd", "zipar".
-        pjd_seed: of the first image; image i has that plus i.
+        pjd_seed: of the first image; image i has ``pjd_seed + i``.
         pjd_options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``{"context": 11}``.
-        streamer: must be None: codes of many rows are found at once, in no order to stream.
-        arguments: all others of ``generate``, as they are.
+        streamer: must be None, since tokens of several rows are committed at once.
+        arguments: all other arguments of ``generate``.
 
     Returns:
-        What ``generate`` would: the prompt's tokens and the image's.
+        As from ``generate``: the tokens of the prompt and of the image.
 
     Raises:
-        pjd.ParameterError: for what is not allowed.
+        pjd.ParameterError: for an argument that is not allowed.
     """
     if streamer is not None:
         raise pjd.ParameterError("streamer", type(streamer).__name__, "must be None")
-    door = pjd.decoding(pjd_method, seed=pjd_seed, **(pjd_options or {}))
-    return GenerationMixin.generate(model, custom_generate=door, **arguments)
+    loop = pjd.decoding(pjd_method, seed=pjd_seed, **(pjd_options or {}))
+    return GenerationMixin.generate(model, custom_generate=loop, **arguments)

@@ -1,4 +1,14 @@
-"""Parallel Jacobi Decoding and its relatives, for autoregressive image generators."""
+"""Parallel Jacobi Decoding and its relatives, for autoregressive image generators.
+
+The paper is in :mod:`pjd.decoder`, whose docstring has the loop and the order to read it in. The
+rest stands around it, and imports go one way only::
+
+    cli, jobs, custom_generate -> pipeline -> measure, emoji -> models, api -> decoder
+
+- ``models``: adapters, one file per family. ``emoji``: the embedded model's corpus and training.
+- ``measure``: fidelity to the AR model, quality, attention, retrieval.
+- ``pipeline``: the study: runs, notebooks, figures, the report.
+"""
 
 from importlib import import_module
 from typing import Any
@@ -11,7 +21,7 @@ _PUBLIC = {
     "generate": "pjd.api",
     "Result": "pjd.api",
     "DecodeConfig": "pjd.decoder.config",
-    "ParameterError": "pjd.decoder.config",
+    "ParameterError": "pjd.errors",
     "configure": "pjd.decoder.methods",
     "decoding": "pjd.custom_generate",
 }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """Images of all prompts, in order.
+    """Images of all prompts, in the order of the prompts.
 
     Attributes:
         images: PIL images.
@@ -30,7 +30,7 @@ class Result:
         steps: int64 [prompts], forward passes that each image needed, prefill not counted.
         seconds: wall-clock of decoding, prefill included, pixels not.
         trace: what happened in each iteration.
-        config: the options that ran.
+        config: the options that were used.
     """
 
     images: "list[Image]"
@@ -54,7 +54,7 @@ def check(config: DecodeConfig, model: ImageModel, prompts: list[str]) -> None:
 
 
 def check_prompts(prompts: list[str]) -> None:
-    """Raise :class:`ParameterError` unless there are prompts, each a text that is not empty."""
+    """Raise :class:`ParameterError` if there are no prompts, or one is not a text or is blank."""
     if not prompts:
         raise ParameterError("prompts", prompts, "must hold at least one prompt")
     for prompt in prompts:
@@ -66,7 +66,7 @@ def check_seeds(seeds: Sequence[int] | None, first_seed: int, count: int) -> Ten
     """Seeds of ``count`` images, int64 [count]: ``seeds``, or ``first_seed`` and those after it.
 
     Raises:
-        ParameterError: if there are not ``count``, or one is no integer of 0 to 2**62.
+        ParameterError: if there are not ``count``, or one is not an integer from 0 to 2**62.
     """
     if seeds is None:
         return first_seed + torch.arange(count)
@@ -86,18 +86,18 @@ def engine_progress(tell: Progress, images: int, length: int) -> Callable[[int, 
     """Adapt ``tell`` to the engine's callback, which counts the tokens of ``images`` images."""
     committed = 0
 
-    def progress(tokens: int, forwards: int) -> None:
+    def progress(tokens: int, steps: int) -> None:
         nonlocal committed
         committed += tokens
-        tell(tokens / length, forwards, committed / images / forwards)
+        tell(tokens / length, steps, committed / images / steps)
 
     return progress
 
 
-def advance_bar(bar: tqdm, length: int, images: float, forwards: int, pace: float) -> None:
+def advance_bar(bar: tqdm, length: int, images: float, steps: int, pace: float) -> None:
     """Advance a bar that counts the tokens of images of ``length`` tokens."""
     bar.update(round(images * length))
-    bar.set_postfix(steps=forwards, tokens_per_step=f"{pace:.1f}")
+    bar.set_postfix(steps=steps, tokens_per_step=f"{pace:.1f}")
 
 
 def generate(
@@ -116,11 +116,12 @@ def generate(
         model: from :func:`pjd.load`.
         prompts: the captions.
         method: a key of :data:`pjd.decoder.methods.PRESETS`.
-        batch_size: images decoded together; no result depends on it.
-        seeds: one per image; None: the option ``seed`` for the first, one more for each further.
+        batch_size: images decoded together; results do not depend on it.
+        seeds: one per image; None: image i has the option ``seed`` plus i.
         progress: show a progress bar; or a function to call instead, see :data:`Progress`.
-        options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=4, seed=0``. What
-            is not given is the model's own default, then the method's.
+        options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=4, seed=0``. An
+            option that is not given, or is None, has the model's own default or, if it has none,
+            the method's.
 
     Raises:
         ParameterError: before anything is computed, if an option or a prompt is not allowed.

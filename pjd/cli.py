@@ -31,16 +31,19 @@ File = Annotated[
     Path | None, typer.Option("--file", help="More captions: .txt, COCO's .json or Parti's .tsv.")
 ]
 Model = Annotated[
-    str, typer.Option(help="A name of `pjd models`, or a folder: an official one has that name.")
+    str, typer.Option(help="A name in `pjd models`, or a folder; an official model's has its name.")
 ]
 Images = Annotated[int, typer.Option(help="Images per caption.")]
-Seed = Annotated[int, typer.Option(help="Of the first image; one more for each further.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 1 = off.")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
-TopK = Annotated[int | None, typer.Option(help="Number of likeliest tokens kept, 0 = all.")]
-TopP = Annotated[float | None, typer.Option(help="Probability kept, 1 = all.")]
+Seed = Annotated[int, typer.Option(help="Seed of the first image; image i has this plus i.")]
+Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance, 1 = off.")]
+Temperature = Annotated[float | None, typer.Option(help="Temperature, 0 = greedy.")]
+TopK = Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens, 0 = all.")]
+TopP = Annotated[
+    float | None,
+    typer.Option(help="Sample among the likeliest of this total probability, 1 = all."),
+]
 Context = Annotated[
-    int | None, typer.Option(help="Tokens that the row above must have: the paper's c.")
+    int | None, typer.Option(help="Context tokens c: how many the row above must have.")
 ]
 Window = Annotated[int | None, typer.Option(help="Positions predicted per row and forward pass.")]
 BatchSize = Annotated[
@@ -55,7 +58,7 @@ Compiled = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")]
 Choices = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Another option of the decoder: name=value; repeatable."),
+    typer.Option("--set", help="Another option of the decoder, as name=value; repeatable."),
 ]
 
 
@@ -67,7 +70,7 @@ def decode(
     output: Path,
     **how: Any,
 ) -> int:
-    """Decode what is not in ``output`` yet; returns how many images failed."""
+    """Decode the images that are not in ``output`` yet; returns the number that failed."""
     from pjd.jobs import plan, run, save
 
     jobs = plan(prompts, images, name, config)
@@ -104,7 +107,7 @@ def generate(
     images: Images = 1,
     context: Context = None,
     window: Window = None,
-    rows: Annotated[int | None, typer.Option(help="Most rows active at once.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Most rows that are active at once.")] = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -112,13 +115,13 @@ def generate(
     seed: Seed = 0,
     choices: Choices = None,
     batch_size: BatchSize = None,
-    workers: Annotated[int, typer.Option(help="Processes; more than one need Ray.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes; more than one needs Ray.")] = 1,
     device: Device = None,
     dtype: Dtype = None,
     compiled: Compiled = False,
     output: Output = Path("out"),
 ) -> None:
-    """Generate images. What is in the folder already is not made again."""
+    """Generate images. Those that are in the folder already are not made again."""
     from pjd.models.registry import choose_device, configure_for, resolve
 
     name = resolve(model).name if model == "emoji" else model
@@ -132,13 +135,13 @@ def generate(
         "top_k": top_k,
         "top_p": top_p,
     }
-    # Whatever is wrong fails here, before torch is imported and a model is loaded.
+    # Wrong options fail here, before torch is imported and a model is loaded.
     config = configure_for(name, method, **options, seed=seed)
     check_integer("images", images, 1)
     check_integer("workers", workers, 1)
     batch_size, captions = check_common(name, prompts, file, batch_size, device, dtype)
     if workers == 1 or device is None:
-        # With several workers it is Ray that knows the GPUs: they may be on other machines.
+        # Several workers may be on other machines, whose GPUs only Ray knows.
         device = choose_device(device)
     failed = decode(
         name,
@@ -161,7 +164,7 @@ def compare(
     prompts: Prompts = None,
     file: File = None,
     model: Model = "emoji",
-    methods: Annotated[str, typer.Option(help="Decoders, by commas.")] = "ar,sjd,pjd",
+    methods: Annotated[str, typer.Option(help="Decoders, separated by commas.")] = "ar,sjd,pjd",
     context: Context = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
@@ -172,7 +175,7 @@ def compare(
     compiled: Compiled = False,
     output: Output = Path("out"),
 ) -> None:
-    """Decode the same captions and seeds by several methods: a table, and comparison.png."""
+    """Decode the same captions and seeds by several methods; show a table, write comparison.png."""
     from pjd.decoder.methods import PRESETS
     from pjd.models.registry import choose_device, configure_for, load
 
@@ -227,7 +230,7 @@ def convert(
     source: Annotated[Path, typer.Argument(help="A .pt, .pth or .ckpt file, or a folder.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
 ) -> None:
-    """Write an official checkpoint's tensors, read without running its code, as safetensors."""
+    """Convert an official checkpoint to safetensors, without running code that it may contain."""
     if target.suffix != ".safetensors" or target.exists():
         raise ParameterError("target", str(target), "must be a new file that ends in .safetensors")
     from safetensors.torch import save_file
@@ -245,15 +248,15 @@ def convert(
 
 @app.command()
 def doctor() -> None:
-    """Say what is here: versions, GPUs, memory, weights; and what will not work, and why."""
+    """Show versions, GPUs, memory and weights, and say what will not work, and why."""
     Console().print(doctor_table())
 
 
 @app.command()
 def profile(
-    name: Annotated[str, typer.Argument(help="A file of profiles/: paper, smoke.")],
+    name: Annotated[str, typer.Argument(help="A file in profiles/: paper, smoke.")],
 ) -> None:
-    """Lay a profile over params.yaml; `git checkout params.yaml` takes it back."""
+    """Write a profile into params.yaml; `git checkout params.yaml` undoes it."""
     from pjd.paths import ROOT
     from pjd.pipeline.params import lay_over
 
@@ -264,7 +267,7 @@ def profile(
 @app.command()
 def verify(
     write: Annotated[
-        bool, typer.Option("--write", help="Make this run the one that is expected.")
+        bool, typer.Option("--write", help="Take this run as the expected results.")
     ] = False,
 ) -> None:
     """Compare the main run with the committed results; exit code 1 if a line fails."""
@@ -279,7 +282,7 @@ def verify(
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one line on stderr and exit code 2."""
+    """Run the command line; an error that a user can fix is one line on stderr."""
     try:
         app()
     except (ParameterError, FileNotFoundError) as error:
@@ -289,7 +292,7 @@ def main() -> None:
         print(f"pjd: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"pjd: {error}. What is finished stays: mend this, run it again", file=sys.stderr)
+        print(f"pjd: {error}. What is finished stays: fix this and run it again", file=sys.stderr)
         sys.exit(1)
 
 

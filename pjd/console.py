@@ -1,4 +1,4 @@
-"""What the command line reads and shows: captions, options, the progress bar, tables."""
+"""Input and output of the command line: captions, options, the progress bar, tables."""
 
 import json
 import sys
@@ -33,10 +33,10 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def read_captions(prompts: list[str] | None, file: Path | None) -> list[str]:
-    """Captions of the command line, then those of a file; none may be empty.
+    """Captions of the command line, then those of a file.
 
     Raises:
-        ParameterError: if there are none, or naming the one that is no text.
+        ParameterError: if there are none, or naming one that is blank or not UTF-8.
     """
     listed = list(prompts or [])
     if file is not None:
@@ -56,7 +56,7 @@ def read_captions(prompts: list[str] | None, file: Path | None) -> list[str]:
 
 
 def images_together(model: str, batch_size: int | None) -> int:
-    """Images to decode together: as many as asked for, or what suits the model.
+    """Images to decode together: ``batch_size`` or, if it is None, a number that suits the model.
 
     Raises:
         ParameterError: if it is less than 1.
@@ -64,7 +64,7 @@ def images_together(model: str, batch_size: int | None) -> int:
     from pjd.models.registry import official
 
     if batch_size is None:
-        # A second image of an official checkpoint may take gigabytes.
+        # One more image of an official checkpoint may take gigabytes.
         return 1 if official(model) else 64
     check_integer("batch_size", batch_size, 1)
     return batch_size
@@ -103,8 +103,8 @@ def progress_bar(
     """One bar for all images of a command, where there is a terminal.
 
     Yields:
-        What to tell of an image on its way, see :data:`pjd.api.Progress`; and what to tell
-        how many images are finished, which is all that is known of several workers.
+        Two functions: one to call while images are decoded, see :data:`pjd.api.Progress`; and one
+        to call with the number of finished images, which is all that several workers report.
     """
     console = Console(stderr=True)
     with Progress(
@@ -116,16 +116,16 @@ def progress_bar(
         console=console,
         disable=not console.is_terminal,
         transient=True,
-        # Else what goes into a file would go to the terminal.
+        # Otherwise output that goes into a file would go to the terminal.
         redirect_stdout=sys.stdout.isatty(),
-    ) as shown:
-        task = shown.add_task("", total=images, pace="")
+    ) as bar:
+        task = bar.add_task("", total=images, pace="")
 
         def advance(more: float, steps: int, pace: float) -> None:
-            shown.update(task, advance=more, pace=f", {steps} steps, {pace:.1f} tokens per step")
+            bar.update(task, advance=more, pace=f", {steps} steps, {pace:.1f} tokens per step")
 
         def finish(finished: int) -> None:
-            shown.update(task, completed=finished)
+            bar.update(task, completed=finished)
 
         yield advance, finish
 
@@ -155,7 +155,7 @@ def comparison_table(results: "dict[str, Result]", title: str, length: int) -> T
 
 
 def models_table() -> Table:
-    """The models: what is on disk, grid, the paper's context tokens, defaults, and source."""
+    """The models: whether they are on disk, grid, the paper's context tokens, defaults, source."""
     from pjd.models.catalogue import CATALOGUE
     from pjd.models.registry import EMOJI, available
 
@@ -165,13 +165,13 @@ def models_table() -> Table:
     table = Table(title=f"models in {WEIGHTS}")
     for head in ("name", "on disk", "tokens", "c", "sampling", "from"):
         table.add_column(head, overflow="fold")
-    there = available()
+    embedded = available()
     for name in reversed(EMOJI):
         side = int(name.removeprefix("emoji-")) // 4
         source = "`dvc pull`, or `make train NAME=" + name + "`"
         described = WEIGHTS / name / "model.json"
-        sampling = json.loads(described.read_text())["sampling"] if name in there else {}
-        on_disk = "yes" if name in there else "no"
+        sampling = json.loads(described.read_text())["sampling"] if name in embedded else {}
+        on_disk = "yes" if name in embedded else "no"
         table.add_row(name, on_disk, f"{side}x{side}", "4", defaults(sampling), source)
     for name, official in CATALOGUE.items():
         on_disk = "no" if official.missing(WEIGHTS / name) else "yes"
@@ -197,7 +197,7 @@ def methods_table() -> Table:
 
 
 def doctor_table() -> Table:
-    """What is here, and what will not work, and why."""
+    """What was found on this machine, and what will not work, and why."""
     from pjd.doctor import examine
 
     table = Table(show_header=False)

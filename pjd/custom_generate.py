@@ -1,4 +1,4 @@
-"""The door of transformers: ``model.generate(**inputs, custom_generate=pjd.decoding(...))``."""
+"""Decoding loops for transformers: ``generate(**inputs, custom_generate=pjd.decoding(...))``."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from pjd.errors import ParameterError
 from pjd.models.transformers_decoder import Wrapped
 
 FAMILIES = ("chameleon", "emu3", "janus")
-"""Modules of :mod:`pjd.models`, by ``config.model_type``: their ``wrap`` takes tokens."""
+"""Modules of :mod:`pjd.models` that have ``wrap``, by the ``model_type`` of a configuration."""
 
 KNOWN = (
     PrefixConstrainedLogitsProcessor,
@@ -41,25 +41,26 @@ KNOWN = (
     TopPLogitsWarper,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
-"""What may be asked of ``generate`` besides: sampling, guidance, and the format of an image, which
-is kept anyway."""
+"""Logits processors that ``generate`` may be given: sampling and guidance, which become options of
+the decoder, and the format of an image, which the decoder keeps anyway."""
 
 LENGTHS = (MaxLengthCriteria, EosTokenCriteria)
-"""What ``generate`` stops a text by, of itself. An image is as long as its format says."""
+"""Stopping criteria that ``generate`` adds by itself, for texts. They are ignored: an image is as
+long as its format says."""
 
 UNKNOWN = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
-"""What ``generate`` may be asked to return besides tokens, which a decoder does not keep."""
+"""Outputs other than tokens that ``generate`` may be asked for; a decoder does not keep them."""
 
 
 def rows_of(ids: Tensor, mask: Tensor | None) -> list[list[int]]:
-    """The tokens [batch, length] of each sequence, without padding."""
+    """The tokens of each sequence of ``ids`` int64 [batch, length], without padding."""
     if mask is None:
         return ids.tolist()
     return [row[shown].tolist() for row, shown in zip(ids, mask.bool(), strict=True)]
 
 
 def check_kinds(name: str, values: list[Any], kinds: tuple[type, ...]) -> None:
-    """Raise :class:`ParameterError` unless each of ``values`` is one of ``kinds``."""
+    """Raise :class:`ParameterError` unless each of ``values`` is an instance of ``kinds``."""
     for value in values:
         if not isinstance(value, kinds):
             allowed = ", ".join(kind.__name__ for kind in kinds)
@@ -67,22 +68,22 @@ def check_kinds(name: str, values: list[Any], kinds: tuple[type, ...]) -> None:
 
 
 def check_outputs(generation: GenerationConfig) -> None:
-    """Raise :class:`ParameterError` if more than tokens is to be returned, or beams searched."""
+    """Raise :class:`ParameterError` if outputs other than tokens, or beam search, are wanted."""
     for name in UNKNOWN:
         if getattr(generation, name):
-            raise ParameterError(name, True, "must be False: tokens alone are returned")
+            raise ParameterError(name, True, "must be False: only tokens are returned")
     if (generation.num_beams or 1) > 1:
         raise ParameterError("num_beams", generation.num_beams, "must be 1")
 
 
-def sampling(generation: GenerationConfig) -> dict[str, Any]:
-    """The decoder's options that transformers' own settings stand for."""
-    guidance = generation.guidance_scale
-    chosen = {} if guidance is None else {"guidance": guidance}
+def sampling_options(generation: GenerationConfig) -> dict[str, Any]:
+    """The options of a decoder that correspond to the settings of transformers."""
+    scale = generation.guidance_scale
+    guidance = {} if scale is None else {"guidance": scale}
     if not generation.do_sample:
-        return {**chosen, "temperature": 0.0}
+        return {**guidance, "temperature": 0.0}
     return {
-        **chosen,
+        **guidance,
         "temperature": 1.0 if generation.temperature is None else generation.temperature,
         "top_k": generation.top_k or 0,
         "top_p": 1.0 if generation.top_p is None else generation.top_p,
@@ -94,29 +95,30 @@ def decoding(
 ) -> Callable[..., Tensor | GenerateDecoderOnlyOutput]:
     """A decoding loop for ``generate(custom_generate=...)`` of a transformers image model.
 
-    The model is left as it was: its training mode, gradients and attention come back.
+    The prompt must end with the token before the first code. As with any ``generate``, the result
+    is the prompt and the image's tokens, row-end tokens included. ``max_new_tokens`` is ignored,
+    since the format says how long an image is. The model's training mode, gradients and attention
+    implementation are restored afterwards.
 
-    The prompt must end with the token before the first image code. Returned are the prompt and
-    the image's tokens, row ends included, as ``generate`` would; ``max_new_tokens`` is not asked,
-    since the format says how long an image is. Guidance, temperature, top-k, top-p and
-    ``do_sample`` are those of ``generate`` unless given here; so is ``negative_prompt_ids``.
-    Janus' ``generate`` withholds ``guidance_scale`` and ``logits_processor``: give ``guidance``
-    here, or have the one in its ``generation_config``. What a decoder has no use for is refused
-    (``stopping_criteria``, ``output_scores`` and the like), but a ``streamer``, which transformers
-    withholds, gets the prompt and nothing more.
+    Guidance, temperature, top-k, top-p and ``do_sample`` are those of ``generate``, unless given
+    here; ``negative_prompt_ids`` is used too. Janus' ``generate`` does not pass on
+    ``guidance_scale`` and ``logits_processor``: give ``guidance`` here, or in the model's
+    ``generation_config``. Arguments that a decoder cannot honour are refused
+    (``stopping_criteria``, ``output_scores`` and the like). Only a ``streamer`` cannot be refused,
+    since transformers does not pass it on: it gets the prompt and nothing more.
 
     Args:
         method: a key of :data:`pjd.decoder.methods.PRESETS`.
         seed: of the first image; image i has ``seed + i``.
-        seeds: one an image, instead.
+        seeds: one per image, in place of ``seed``.
         options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=11``.
 
     Raises:
-        ParameterError: for an option that is not allowed, at once; for a model or a prompt that
-            is not, a logits processor that no option stands for, stopping criteria, or outputs
-            other than tokens, when generating.
+        ParameterError: at once, for an option that is not allowed; when generating, for a model or
+            prompt that is not allowed, a logits processor without a corresponding option, stopping
+            criteria, or outputs other than tokens.
     """
-    # What is wrong by itself is refused before a prompt is read.
+    # Wrong options are refused now, before anything is generated.
     configure(method, seed=seed, **options)
 
     def decode(
@@ -127,7 +129,7 @@ def decoding(
         generation_config: GenerationConfig,
         **inputs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
-        """What ``generate`` calls. It would withhold the mask if a parameter had its name."""
+        """What ``generate`` calls. It passes on the mask only if no parameter has its name."""
         kind = model.config.model_type
         if kind not in FAMILIES:
             allowed = f"must be one of {', '.join(FAMILIES)}; others: docs/your_own_model.md"
@@ -140,8 +142,9 @@ def decoding(
         family = import_module(f"pjd.models.{kind}")
         with borrowed(model):
             wrapped = family.wrap(model, conditional, negative_prompts(logits_processor))
-            asked = {"guidance": wrapped.guidance, **sampling(generation_config), **options}
-            tokens = decode_all(wrapped, configure(method, seed=seed, **asked), numbers)
+            given = {**sampling_options(generation_config), **options}
+            config = configure(method, **{"guidance": wrapped.guidance, "seed": seed, **given})
+            tokens = decode_all(wrapped, config, numbers)
         end = tokens.new_tensor(wrapped.closing).expand(len(tokens), -1)
         sequences = torch.cat([input_ids, tokens, end], dim=1)
         if generation_config.return_dict_in_generate:
@@ -153,7 +156,7 @@ def decoding(
 
 @contextmanager
 def borrowed(model: PreTrainedModel) -> Iterator[None]:
-    """Afterwards the training mode, gradients and attention of ``model`` are as before."""
+    """Restore the training mode, gradients and attention of ``model`` afterwards."""
     training = {module: module.training for module in model.modules()}
     gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
     parts = [module for module in training if isinstance(module, PreTrainedModel)]
@@ -165,13 +168,14 @@ def borrowed(model: PreTrainedModel) -> Iterator[None]:
             module.training = value
         for parameter, value in gradients.items():
             parameter.requires_grad_(value)
-        # A whole sets its parts too, and comes before them.
+        # Setting a model sets its parts too. It comes before them in the list, so each part gets
+        # its own value last.
         for part, value in zip(parts, attention, strict=True):
             part.set_attn_implementation(value)
 
 
 def negative_prompts(processors: LogitsProcessorList) -> list[list[int]] | None:
-    """Tokens of the ``negative_prompt_ids`` that ``generate`` was given, or None."""
+    """Tokens of the ``negative_prompt_ids`` given to ``generate``, or None."""
     for processor in processors:
         if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
             negative = processor.unconditional_context
@@ -181,7 +185,7 @@ def negative_prompts(processors: LogitsProcessorList) -> list[list[int]] | None:
 
 
 def decode_all(wrapped: Wrapped, config: DecodeConfig, seeds: Tensor) -> Tensor:
-    """Tokens int64 [batch, length] of the model's own vocabulary, row ends included."""
+    """Tokens int64 [batch, length] of the model's own vocabulary, row-end tokens included."""
     model = wrapped.model
     codes = Engine(model, config, wrapped.encode(config.guided), seeds).run().tokens
     tokens = model.tokens[codes].unflatten(1, (model.grid.rows, model.grid.columns))

@@ -1,4 +1,4 @@
-"""What is on this machine: versions, GPUs, memory, weights; and what will not work, and why."""
+"""Findings about this machine: versions, GPUs, memory, weights, and what will not work, and why."""
 
 import os
 import platform
@@ -18,12 +18,12 @@ GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """One line.
+    """One line of ``pjd doctor``.
 
     Attributes:
-        good: whether all is well.
-        subject: what was looked at.
-        text: what was found or, where it is not good, what to do.
+        good: whether there is no problem.
+        subject: what was examined.
+        text: what was found and, if there is a problem, what to do.
     """
 
     good: bool
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 
 
 def packages() -> Finding:
-    """Versions of what results depend on."""
+    """Versions of the packages that results depend on."""
     names = ("torch", "transformers", "torchmetrics", "dvc", "papermill")
     found, missing = [f"Python {platform.python_version()}", f"pjd {pjd.__version__}"], []
     for name in names:
@@ -46,12 +46,12 @@ def packages() -> Finding:
 
 
 def main_memory() -> float:
-    """GiB of the machine, GPUs not counted."""
+    """GiB of the machine's memory, without GPUs."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
 def gpu_memory() -> list[float]:
-    """GiB of each CUDA device."""
+    """GiB of memory of each CUDA device."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.cuda.get_device_properties(n).total_memory / GIB for n in range(count)]
 
@@ -65,7 +65,7 @@ def processor() -> Finding:
 
 
 def gpus() -> list[Finding]:
-    """CUDA devices; none is no fault, but says why and what it costs."""
+    """CUDA devices. Having none is no problem; the finding says why, and what it costs."""
     found = [
         Finding(True, "GPU", f"{torch.cuda.get_device_name(number)}, {memory:.0f} GiB")
         for number, memory in enumerate(gpu_memory())
@@ -74,28 +74,28 @@ def gpus() -> list[Finding]:
         return found
     cpu_only = torch.version.cuda is None
     why = f"torch {torch.__version__} is built for the CPU" if cpu_only else "torch finds none"
-    costs = "--device cuda is refused, and a 7B checkpoint would take minutes a forward"
+    costs = "--device cuda is refused, and a 7B checkpoint would take minutes per forward pass"
     return [Finding(True, "GPU", f"none ({why}): {costs}")]
 
 
 def weights() -> list[Finding]:
-    """Which models are on disk, what they need and lack, and where to get the others."""
-    there = available()
+    """Models on disk, with what they need and lack, and where to get the others."""
+    embedded = available()
     found = [
         Finding(
-            bool(there),
+            bool(embedded),
             "embedded models",
-            f"{', '.join(there)} of {', '.join(EMOJI)}; any memory will do"
-            if there
+            f"{', '.join(embedded)} of {', '.join(EMOJI)}; any memory is enough"
+            if embedded
             else "none: run `make data`",
         )
     ]
-    room = max(gpu_memory(), default=main_memory())
+    memory = max(gpu_memory(), default=main_memory())
     for name, official in CATALOGUE.items():
         folder = WEIGHTS / name
         missing = official.missing(folder)
-        fits = official.memory <= room
-        needs = f"needs {official.memory} GiB" + ("" if fits else f", more than {room:.0f} here")
+        fits = official.memory <= memory
+        needs = f"needs {official.memory} GiB" + ("" if fits else f", more than {memory:.0f} here")
         if not folder.is_dir():
             text = f"not there; {needs}; {official.source}, files: {official.guide}"
             found.append(Finding(True, name, text))
@@ -108,21 +108,19 @@ def weights() -> list[Finding]:
 
 
 def pipeline() -> list[Finding]:
-    """What `make reproduce` and several workers need."""
+    """Needs of `make reproduce` and of several workers."""
     corpus = (DATA / "prompts.json").exists()
     text = "there" if corpus else "missing: run `make data`"
     several = find_spec("ray") is not None
     return [
         Finding(corpus, "corpus", text),
-        Finding(
-            shutil.which("git") is not None, "git", "provenance stamps name the commit with it"
-        ),
+        Finding(shutil.which("git") is not None, "git", "names the commit in run.json"),
         Finding(
             True,
             "Ray",
             "there"
             if several
-            else "not there: --workers above 1 are refused; pip install 'pjd[ray]'",
+            else "not there: --workers 2 or more is refused; pip install 'pjd[ray]'",
         ),
     ]
 

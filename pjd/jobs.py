@@ -1,4 +1,4 @@
-"""Many images, by one worker or several: what is finished is skipped, what fails costs no other."""
+"""Many images, by one worker or several. A failed image does not stop the others."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ class Job:
     """One image.
 
     Attributes:
-        number: its place in the order asked for.
+        number: of the image, in the order asked for.
         prompt: the caption.
         seed: of its random numbers.
-        name: of its file; another where prompt, seed, model or an option differs.
+        name: of its file; it differs if prompt, seed, model or an option differs.
     """
 
     number: int
@@ -36,11 +36,11 @@ class Job:
 
 
 Outcome = tuple[list[Job], Result | Exception]
-"""Jobs done together, and what came of them."""
+"""Jobs that were done together, and their result or error."""
 
 
 def plan(prompts: list[str], images: int, model: str, config: DecodeConfig) -> list[Job]:
-    """``images`` jobs a prompt; the n-th of all has the seed ``config.seed + n``."""
+    """``images`` jobs per prompt; the n-th of all jobs has the seed ``config.seed + n``."""
     options = {key: value for key, value in config.as_dict().items() if key != "seed"}
     jobs = []
     for number, prompt in enumerate(prompt for prompt in prompts for _ in range(images)):
@@ -52,20 +52,20 @@ def plan(prompts: list[str], images: int, model: str, config: DecodeConfig) -> l
 
 
 def save(folder: Path, jobs: list[Job], result: Result, model: str) -> None:
-    """Write the images; each holds what it was made from, as the PNG text ``pjd``.
+    """Write the images, each with its prompt, model and options as the PNG text ``pjd``.
 
     Raises:
-        OSError: naming the image that could not be written, as on a full disk.
+        OSError: naming the image that could not be written, for example on a full disk.
     """
     for index, job in enumerate(jobs):
-        made = {
+        origin = {
             "model": model,
             "prompt": job.prompt,
             "steps": int(result.steps[index]),
             "config": {**result.config.as_dict(), "seed": job.seed},
         }
         text = PngInfo()
-        text.add_itxt("pjd", json.dumps(made, ensure_ascii=False))
+        text.add_itxt("pjd", json.dumps(origin, ensure_ascii=False))
         path, partial = folder / job.name, folder / f".{job.name}.partial"
         try:
             result.images[index].save(partial, "PNG", pnginfo=text)
@@ -92,15 +92,15 @@ def attempt(
             seeds=[job.seed for job in jobs],
             progress=progress,
         )
-    # Whatever fails for one image, a shortage of memory among it, must not lose the others.
+    # Any failure of one image, lack of memory included, must not lose the others.
     except Exception as error:
         if len(jobs) == 1:
-            # Its traceback would keep all tensors of the image.
+            # The traceback would keep all tensors of the image in memory.
             outcome = error.with_traceback(None)
     if outcome is not None:
         yield jobs, outcome
         return
-    # Only here, after the except block, are the tensors of the failed batch let go.
+    # The tensors of the failed batch are freed only now, after the except block.
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
     for job in jobs:
@@ -123,19 +123,19 @@ def run(
         name: the model, see :func:`pjd.load`.
         jobs: from :func:`plan`.
         config: the method and its options; each job has its own seed.
-        batch_size: most images done together.
+        batch_size: the largest number of images done together.
         workers: processes, each with its own model and, with ``device`` "cuda", its own GPU; more
-            than one need Ray, on this machine or on the cluster that RAY_ADDRESS names.
-        progress: see :func:`pjd.generate`; several workers tell nothing.
+            than one needs Ray, on this machine or on the cluster that RAY_ADDRESS names.
+        progress: see :func:`pjd.generate`; several workers do not report it.
         loading: options of :func:`pjd.load`.
 
     Yields:
-        Outcomes, in the order in which they come.
+        Outcomes, in the order in which they are finished.
 
     Raises:
-        ParameterError: if several workers are wanted and Ray, or a GPU for each, is not there.
+        ParameterError: if several workers are wanted, but Ray or a GPU for each is missing.
     """
-    batches = [jobs[first : first + batch_size] for first in range(0, len(jobs), batch_size)]
+    batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
     if workers > 1:
         yield from run_remote(name, batches, config, workers, loading)
         return
@@ -153,7 +153,7 @@ class Worker:
         self.model = load(name, **loading)
 
     def process(self) -> int:
-        """Its number, for those who would watch or stop it."""
+        """Its process id."""
         return os.getpid()
 
     def work(self, jobs: list[Job], config: DecodeConfig) -> list[Outcome]:
@@ -169,7 +169,7 @@ def run_remote(
     loading: dict[str, Any],
     started: Any = None,
 ) -> Iterator[Outcome]:
-    """Share ``batches`` among Ray's workers; a lost worker is replaced and its batch done again.
+    """Distribute ``batches`` to Ray's workers; a lost worker is replaced and its batch repeated.
 
     Args:
         name: the model.
@@ -177,36 +177,36 @@ def run_remote(
         config: see :func:`run`.
         workers: processes.
         loading: see :func:`run`.
-        started: called with the workers' process numbers once they are there.
+        started: called with the workers' process ids once all have loaded the model.
 
     Yields:
-        Outcomes, in the order in which they come.
+        Outcomes, in the order in which they are finished.
 
     Raises:
-        ParameterError: if Ray, or a GPU for each worker, is not there.
+        ParameterError: if Ray, or a GPU for each worker, is missing.
     """
     try:
         import ray
     except ImportError as error:
         raise ParameterError(
-            "workers", workers, "more than 1 need pip install 'pjd[ray]'"
+            "workers", workers, "more than 1 needs pip install 'pjd[ray]'"
         ) from error
-    own = not ray.is_initialized()
-    if own:
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    each = int(loading.get("device") == "cuda")
-    # A worker that is lost for good (killed four times over one batch) is that batch's failure.
+    gpus_each = int(loading.get("device") == "cuda")
+    # A batch fails only if its worker is lost four times.
     remote = ray.remote(
         num_cpus=0,
-        num_gpus=each,
+        num_gpus=gpus_each,
         max_restarts=-1,
         max_task_retries=3,
     )(Worker)
     try:
-        # A worker without a GPU of its own would be waited for, for ever.
+        # Ray would wait for ever for a worker that gets no GPU.
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        if each * workers > gpus:
+        if gpus_each * workers > gpus:
             raise ParameterError("workers", workers, f"more than the {gpus} GPUs that Ray has")
         idle = [remote.remote(name, loading, threads) for _ in range(workers)]
         if started is not None:
@@ -225,5 +225,5 @@ def run_remote(
             except ray.exceptions.RayError as error:
                 yield batch, error
     finally:
-        if own:
+        if starts_ray:
             ray.shutdown()

@@ -1,4 +1,4 @@
-"""Where things are, resolved from the package's own place so that notebooks never guess."""
+"""Folders of the project, found from the package's own location."""
 
 from pathlib import Path
 

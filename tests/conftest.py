@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from tiny import tiny_model
 
 from pjd.models.emoji import EmojiModel
+from tests.tiny import tiny_model
 
 # A run of pytest by itself behaves as `make test` does: what a test starts (dvc, papermill, the
 # kernel, called `python`) comes from this environment, asks no hub and reports to nobody.

@@ -8,7 +8,6 @@ import math
 
 import torch
 from scipy.stats import chisquare
-from tiny import tiny_model
 from torch import Tensor
 
 from pjd.decoder.config import DecodeConfig
@@ -16,6 +15,7 @@ from pjd.decoder.engine import Engine
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ImageModel
 from pjd.decoder.sampling import guide, probabilities
+from tests.tiny import tiny_model
 
 
 class RowEnds:

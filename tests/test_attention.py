@@ -1,12 +1,12 @@
 import pytest
 import torch
-from backbones import MODELS
-from tiny import tiny_model
 
 from pjd.decoder.grid import Grid
 from pjd.measure.attention import attention_map, locality
 from pjd.measure.fidelity import teacher_forced
 from pjd.models.llamagen import rotate
+from tests.backbones import MODELS
+from tests.tiny import tiny_model
 
 
 def test_attention_is_causal_and_adds_up():

@@ -5,16 +5,6 @@ import pickle
 
 import pytest
 import torch
-from backbones import (
-    ANOLE,
-    CODES,
-    LUMINA,
-    Writer,
-    chameleon_config,
-    greedy,
-    save_checkpoint,
-    tiny_chameleon,
-)
 from safetensors.torch import save_file
 from torch import nn
 from transformers import ChameleonForConditionalGeneration
@@ -30,6 +20,16 @@ from pjd.models import chameleon
 from pjd.models.chameleon import FORMATS, VQ, expand_norms, image_tokens, lumina
 from pjd.models.chameleon_vq import ChameleonVQ
 from pjd.models.checkpoint import INDEX
+from tests.backbones import (
+    ANOLE,
+    CODES,
+    LUMINA,
+    Writer,
+    chameleon_config,
+    greedy,
+    save_checkpoint,
+    tiny_chameleon,
+)
 
 
 def names(language, tokens: list[int]) -> list[str]:

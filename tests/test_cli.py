@@ -9,7 +9,6 @@ import torch
 from click import unstyle
 from PIL import Image
 from rich.progress import Progress
-from tiny import tiny_model
 from typer.testing import CliRunner
 
 from pjd import doctor
@@ -17,6 +16,7 @@ from pjd.cli import app
 from pjd.errors import ParameterError
 from pjd.models import registry
 from pjd.models.catalogue import CATALOGUE
+from tests.tiny import tiny_model
 
 run = CliRunner().invoke
 

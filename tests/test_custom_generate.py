@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from backbones import ANOLE, LUMINA, greedy, tiny_chameleon, tiny_llama
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, TextStreamer
 from transformers.generation import GenerateDecoderOnlyOutput, MaxTimeCriteria
 
@@ -10,6 +9,7 @@ import pjd
 from pjd.api import generate
 from pjd.models import chameleon
 from pjd.paths import ROOT
+from tests.backbones import ANOLE, LUMINA, greedy, tiny_chameleon, tiny_llama
 
 QUIET = {"max_new_tokens": 64, "pad_token_id": 47}
 

@@ -1,24 +1,71 @@
-"""Code that the documentation shows runs."""
+"""The documentation is true: its code runs, its numbers are the measured ones, its texts exist."""
 
+import importlib
+import inspect
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import tiny_model
+import torch
 
 import pjd
-from pjd.decoder.methods import PRESETS
+from pjd.decoder.grid import Grid, RowLayout
+from pjd.decoder.mask import drafts_visible_from, visible
+from pjd.decoder.methods import PRESETS, configure
+from pjd.decoder.schedule import schedule
 from pjd.models.registry import available
-from pjd.paths import ROOT
+from pjd.paths import ROOT, WEIGHTS
 from pjd.pipeline import runs
 from pjd.pipeline.collect import collect
 from pjd.pipeline.evaluate import evaluate
+from tests.tiny import tiny_model
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("custom_generate/*.md")])
+SOURCES = sorted(
+    path
+    for folder in ("pjd", "tests", "benchmarks", "custom_generate", "notebooks")
+    for path in ROOT.glob(f"{folder}/**/*")
+    if path.suffix in (".py", ".ipynb") and not path.parent.name.startswith(".")
+)
+SETTINGS = sorted(
+    [*ROOT.glob("*.yaml"), *ROOT.glob("*.toml"), *ROOT.glob("profiles/*"), ROOT / "Makefile"]
+)
 
 
-def examples(page: str) -> list[str]:
-    """Python blocks of a page below the root."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+def text_of(path: Path) -> str:
+    """What a file says: of a notebook the cells, of a page with plain minus signs."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    return text.replace("−", "-") if path.suffix == ".md" else text
+
+
+def page(name: str) -> str:
+    """The text of a page below the root."""
+    return text_of(ROOT / name)
+
+
+def examples(name: str, language: str = "python") -> list[str]:
+    """Code blocks of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", page(name), flags=re.DOTALL)
+
+
+def table(name: str, heading: str) -> list[list[str]]:
+    """Cells of the first table below a heading of a page, row by row, its head included."""
+    below = page(name).split(f" {heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", below, flags=re.MULTILINE).group().splitlines()
+    cells = [re.split(r"(?<!\\)\|", line.strip("|")) for line in lines]
+    return [[cell.strip() for cell in row] for row in (cells[0], *cells[2:])]
+
+
+def names(file: Path) -> str:
+    """A name for a test's case."""
+    return str(file.relative_to(ROOT))
+
+
+# --- the code that pages show ---
 
 
 @pytest.mark.skipif(not available(), reason="no embedded model on disk: run `make data`")
@@ -40,33 +87,430 @@ def test_the_example_of_a_model_of_ones_own_runs(capsys):
     exec(code, {})
     steps, size = re.fullmatch(r"(\[.*\]) (\(.*\))\n", capsys.readouterr().out).groups()
     assert size == "(8, 8)"
-    # Fewer than the 64 forwards of AR, its row ends not counted.
+    # Fewer than the 64 forward passes of AR, its row ends not counted.
     assert all(8 <= int(count) < 64 for count in steps.strip("[]").split(","))
+
+
+# --- tables and pictures of what the code does ---
 
 
 def test_every_column_that_a_run_writes_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path)
     monkeypatch.setattr(runs, "TIMINGS", tmp_path / "timings")
     model, prompts = tiny_model(), ["cat", "dog"]
-    table = pd.DataFrame({"prompt": prompts, "group": "train"})
+    listed = pd.DataFrame({"prompt": prompts, "group": "train"})
     for method in ("ar", "pjd"):
-        runs.save(f"main/{method}", pjd.generate(model, prompts, method), table, model)
+        runs.save(f"main/{method}", pjd.generate(model, prompts, method), listed, model)
         evaluate(tmp_path / "main" / method, model, top_k=3)
     collect(tmp_path, ["main/ar", "main/pjd"]).to_parquet(tmp_path / "collected.parquet")
-    page = re.findall(r"\w+", (ROOT / "docs" / "runs.md").read_text())
+    words = re.findall(r"\w+", page("docs/runs.md"))
     for path in tmp_path.rglob("*.parquet"):
-        assert set(pd.read_parquet(path).columns) <= set(page), path
+        assert set(pd.read_parquet(path).columns) <= set(words), path
+
+
+def test_the_readmes_table_of_methods_is_the_presets():
+    _, *rows = table("README.md", "Use")
+    assert rows == [
+        [f"`{name}`", preset.summary, f"`{preset.knob}`" if preset.knob else ""]
+        for name, preset in PRESETS.items()
+    ]
+
+
+def test_the_method_pages_table_of_methods_is_the_presets():
+    _, *rows = table("docs/method.md", "2. Methods and choices")
+    assert [row[0] for row in rows] == [f"`{name}`" for name in PRESETS]
+    for name, layout, window, _, seen, _, redraft, resample in rows:
+        config = configure(name.strip("`"))
+        assert layout.startswith("one row") == (config.layout == "raster"), name
+        assert int(window) == config.window, name
+        assert resample.startswith("the top") == (config.resample == "top-row"), name
+        if seen in ("its own row", "all rows above"):
+            assert (seen == "all rows above") == (config.mask == "none"), name
+        if redraft in ("fresh", "fresh samples of p", "coupled"):
+            assert redraft.split()[0] == config.redraft, name
+
+
+def boards(heading: str) -> dict[str, list[list[str]]]:
+    """The drawings of a section of the method page, by the words above each: lines of parts."""
+    below = page("docs/method.md").split(f"## {heading}\n", 1)[1]
+    block = re.search(r"```text\n(.*?)```", below, flags=re.DOTALL).group(1)
+    heads, *lines = (re.split(r"\s{2,}", line.strip()) for line in block.splitlines())
+    width = len(lines[0]) // len(heads)
+    return {
+        head: [line[width * place : width * (place + 1)] for line in lines]
+        for place, head in enumerate(heads)
+    }
+
+
+def counts(board: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens committed and drafts of each row of a board, int64 [1, rows] both."""
+    assert all(re.fullmatch(r"#*d*\.*", line) and len(line) == 8 for line in board)
+    return tuple(torch.tensor([[line.count(mark) for line in board]]) for mark in "#d")
+
+
+def test_the_method_pages_wavefronts_are_what_the_schedule_says():
+    drawn = boards("3. The wavefront")
+    assert len(drawn) == 4
+    for head, lines in drawn.items():
+        config = configure("pjd", window=4, context=int(head.rsplit(" ", 1)[1]))
+        committed, drafts = counts([line for (line,) in lines])
+        rows = committed.shape[1]
+        layout = RowLayout.of(Grid(rows, 8), config, vocabulary=10)
+        padded = torch.nn.functional.pad(committed, (0, 1))
+        band = schedule(padded, torch.zeros_like(padded), layout, rows, config)
+        assert band.row.tolist() == [list(range(rows))], head
+        assert band.n_drafts.tolist() == drafts.tolist(), head
+        in_words = ("one", "two", "three", "four")[int(band.begun.sum()) - 1]
+        assert head.split()[0] == in_words, head
+
+
+def test_the_method_pages_masks_are_what_the_decoder_computes():
+    wavefronts = {head.split(",")[0]: lines for head, lines in boards("3. The wavefront").items()}
+    drawn = boards("5. The row-causal mask")
+    assert len(drawn) == 5
+    for head, lines in drawn.items():
+        board = [left for left, _ in lines]
+        assert [[line] for line in board] == wavefronts[head.split(",")[0]], head
+        committed, drafts = counts(board)
+        lowest = int((committed + drafts > 0).sum()) - 1
+        row, column = torch.tensor([[lowest]]), committed[:, lowest : lowest + 1]
+        mask = "none" if 'mask "none"' in head else "row-causal"
+        active, no_flush = committed + drafts > 0, torch.zeros(1, 1, dtype=torch.bool)
+        seen_from = drafts_visible_from(mask, row, column, committed, drafts, active, no_flush)
+        seen = visible(row, column, committed, drafts, 8, 8, seen_from).view(-1, 8)
+        assert ["".join(".x"[cell] for cell in line) for line in seen] == [
+            right for _, right in lines
+        ], head
+
+
+# --- the numbers that pages give ---
+
+EXPECTED = json.loads((ROOT / "expected.json").read_text())["runs"]
+NUMBER = r"[-+]?\d+(?:\.\d+)?"
+
+
+def value(run: str, measure: str) -> float:
+    """What a run is expected to measure."""
+    return EXPECTED[run][measure]["value"]
+
+
+def ratio(run: str, other: str) -> float:
+    """Steps of a run over those of another."""
+    return value(run, "steps") / value(other, "steps")
+
+
+def is_rounded(written: str, number: float) -> bool:
+    """Whether ``written`` is ``number``, to the digits that it has."""
+    digits = len(written.partition(".")[2])
+    return float(written) == round(number, digits)
+
+
+def check_cell(cell: str, run: str, measure: str) -> None:
+    """A cell has the expected value and, if it has one, a 95 % interval of the expected width."""
+    written, *interval = re.findall(NUMBER, cell)
+    assert is_rounded(written, value(run, measure)), (cell, run, measure)
+    if interval:
+        low, high = map(float, interval)
+        # A tolerance is three standard deviations of a difference of two runs.
+        width = 2 * 1.96 * EXPECTED[run][measure]["tolerance"] / (3 * 2**0.5)
+        unit = 10.0 ** -len(interval[0].partition(".")[2])
+        assert low <= float(written) <= high, (cell, run)
+        assert abs(high - low - width) <= 1.01 * unit, (cell, run)
+
+
+MAIN = {
+    "AR": "ar",
+    "AR, other seeds (noise)": "ar-repeat",
+    "SJD, W = 16": "sjd",
+    "PJD, c = 16 (exact)": "context-16",
+    "PJD, c = 8": "context-8",
+    "PJD, c = 4": "context-4",
+    "PJD, c = 2": "context-2",
+}
+"""Rows of README's table, and their runs."""
 
 
 def test_the_readmes_numbers_are_the_expected_ones():
-    page = (ROOT / "README.md").read_text().replace("−", "-")
-    expected = json.loads((ROOT / "expected.json").read_text())["runs"]
-    names = {"ar": "AR", "ar-repeat": r"AR, other seeds \(noise\)", "sjd": "SJD, W = 16"}
-    names |= {f"context-{c}": f"PJD, c = {c}" for c in (2, 4, 8)}
-    names["context-16"] = r"PJD, c = 16 \(exact\)"
-    for run, name in names.items():
-        steps, gap = (expected[f"main/{run}"][measure]["value"] for measure in ("steps", "gap"))
-        row = re.search(rf"\| {name} \| ([\d.]+) \| ([\d.]+)× \| ([-+]?[\d.]+)", page)
-        assert row is not None, name
-        written = [float(number) for number in row.groups()]
-        assert written == [round(steps, 1), round(256 / steps, 2), round(gap, 3)], name
+    _, *rows = table("README.md", "What to expect")
+    assert [row[0] for row in rows] == list(MAIN)
+    for label, steps, compression, gap in rows:
+        run = f"main/{MAIN[label]}"
+        check_cell(steps, run, "steps")
+        check_cell(gap, run, "gap")
+        assert is_rounded(compression.strip("×"), ratio("main/ar", run)), label
+
+
+CONTROL = "emoji-64-shuffled"
+FINDINGS = {
+    "Without locality": (
+        [("steps", 0), ("steps", 1), ("gap", 0), ("gap", 1), None, None],
+        {
+            "SJD": ("main/sjd", f"{CONTROL}/sjd"),
+            "ZipAR": ("comparison/zipar-4", f"{CONTROL}/zipar-4"),
+            "PJD-staircase": ("comparison/pjd-staircase-4", f"{CONTROL}/pjd-staircase-4"),
+            "ZipAR, adaptive": ("comparison/zipar-adaptive-4", f"{CONTROL}/zipar-adaptive-4"),
+            "PJD-plus": ("comparison/pjd-plus-4", f"{CONTROL}/pjd-plus-4"),
+            "PJD": ("main/context-4", f"{CONTROL}/pjd-4"),
+            "PJD, no mask": ("comparison/pjd-nomask-4", f"{CONTROL}/pjd-nomask-4"),
+        },
+    ),
+    "A better model loses less": (
+        [None, ("steps", 0), None, ("gap", 0)],
+        {
+            "emoji-64, SJD": ("main/sjd",),
+            "emoji-64, PJD, c = 2": ("main/context-2",),
+            "emoji-64, PJD, c = 4": ("main/context-4",),
+            "emoji-64, PJD, c = 8": ("main/context-8",),
+            "emoji-64, PJD as released, c = 4": ("comparison/pjd-released-4",),
+            "emoji-96, SJD": ("emoji-96/sjd",),
+            "emoji-96, PJD, c = 4": ("emoji-96/pjd-4",),
+        },
+    ),
+    "PJD-plus: fewer steps than PJD": (
+        [("steps", 0), ("steps", 1), "ratio", ("gap", 0), ("gap", 1)],
+        {
+            "16×16, emoji-64": ("main/context-4", "comparison/pjd-plus-4"),
+            "24×24, emoji-96": ("emoji-96/pjd-4", "emoji-96/pjd-plus-4"),
+        },
+    ),
+    "One ingredient at a time": (
+        [("steps", 0), "expected beforehand", "measured"],
+        {
+            "PJD as released": ("comparison/pjd-released-4",),
+            "PJD": ("main/context-4",),
+            "every row resamples": (None,),
+            "coupled drafts": (None,),
+            "drafts past the row above": (None,),
+            "the token above as stand-in: PJD-plus": ("comparison/pjd-plus-4",),
+            "PJD-plus with uniform first drafts, or W = 16": (None,),
+        },
+    ),
+    "Stand-ins": (
+        [("gap", 0), ("gap", 1), ("gap", 2)],
+        {
+            "ZipAR": ("comparison/zipar-4", None, None),
+            "ZipAR, adaptive": ("comparison/zipar-adaptive-4", None, None),
+            "PJD": ("main/context-4", None, None),
+            "PJD-plus": (None, None, "comparison/pjd-plus-4"),
+            "PJD-staircase": (None, None, "comparison/pjd-staircase-4"),
+        },
+    ),
+}
+"""Tables of docs/findings.md by heading: what each column has (None: numbers of an older model, said
+at its head), and the runs of each row (None: a run that expected.json lacks, said in the cell)."""
+
+
+@pytest.mark.parametrize("heading", FINDINGS)
+def test_the_findings_tables_have_the_expected_numbers(heading):
+    columns, rows = FINDINGS[heading]
+    (_, *heads), *lines = table("docs/findings.md", heading)
+    assert [line[0] for line in lines] == list(rows)
+    for (_, *cells), tested in zip(lines, rows.values(), strict=True):
+        for head, column, cell in zip(heads, columns, cells, strict=True):
+            if column is None:
+                assert head.endswith("ᵇ"), head
+            elif column == "ratio":
+                assert is_rounded(cell, ratio(tested[1], tested[0])), cell
+            elif isinstance(column, str):
+                assert head == column
+            elif tested[column[1]] is None:
+                assert re.fullmatch(rf"{NUMBER} ˢ", cell), cell
+            else:
+                check_cell(cell, tested[column[1]], column[0])
+
+
+PLUS, LARGE = "emoji-96/pjd-plus-4", "emoji-96/pjd-4"
+CLAIMS = {
+    "README.md": [
+        ("needs N of SJD's steps here", [ratio("main/context-4", "main/sjd")]),
+        (
+            "needs N against N, a ratio of N and N× fewer than AR, at a gap of N;",
+            [
+                value(LARGE, "steps"),
+                value("emoji-96/sjd", "steps"),
+                ratio(LARGE, "emoji-96/sjd"),
+                ratio("emoji-96/ar", LARGE),
+                value(LARGE, "gap"),
+            ],
+        ),
+        (
+            "`pjd-plus` needs N (N×) at N.",
+            [value(PLUS, "steps"), ratio("emoji-96/ar", PLUS), value(PLUS, "gap")],
+        ),
+    ],
+    "docs/findings.md": [
+        ("AR with other seeds lies at N", [value("main/ar-repeat", "gap")]),
+        ("They lose N nats per token", [-value(f"{CONTROL}/zipar-4", "gap")]),
+        (
+            "In order PJD needs N of SJD's steps, shuffled N of them",
+            [ratio("main/context-4", "main/sjd"), ratio(f"{CONTROL}/pjd-4", f"{CONTROL}/sjd")],
+        ),
+        (
+            "twice as much with it (N against N)",
+            [value(f"{CONTROL}/pjd-4", "gap"), value(f"{CONTROL}/pjd-nomask-4", "gap")],
+        ),
+        (
+            "with W = 32, MC-SJD needs N steps and SJD N, and both are exact",
+            [value("comparison/mc-sjd-32", "steps"), value("comparison/sjd-32", "steps")],
+        ),
+        (
+            "MC-SJD with W = 32 needs N steps and PJD at c = 4 needs N.",
+            [value("comparison/mc-sjd-32", "steps"), value("main/context-4", "steps")],
+        ),
+        (
+            "without it PJD needs N steps at a gap of N;",
+            [value("comparison/pjd-nomask-4", measure) for measure in ("steps", "gap")],
+        ),
+        (
+            "its other defects N steps at N.",
+            [value("comparison/pjd-released-4", measure) for measure in ("steps", "gap")],
+        ),
+    ],
+}
+"""Sentences of pages, N for each number, and what the numbers should be."""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "numbers"),
+    [(name, *claim) for name, claims in CLAIMS.items() for claim in claims],
+)
+def test_sentences_have_the_expected_numbers(name, sentence, numbers):
+    pattern = f"({NUMBER})".join(map(re.escape, re.split(r"\bN\b", sentence)))
+    found = re.findall(pattern, page(name))
+    assert len(found) == 1, sentence
+    written = found[0] if len(numbers) > 1 else found
+    for text, number in zip(written, numbers, strict=True):
+        assert is_rounded(text, number), (text, number)
+
+
+@pytest.mark.skipif(not available(), reason="no embedded model on disk: run `make data`")
+def test_the_model_cards_numbers_are_those_of_the_weights():
+    _, *rows = table("docs/model_card.md", "How they were trained")
+    shipped = {row[0].split("**")[1]: row[1:] for row in rows if "**" in row[0]}
+    assert set(shipped) == {"emoji-64", "emoji-64-shuffled", "emoji-96"}
+    for model, (images, *nats) in shipped.items():
+        quality = json.loads((WEIGHTS / model / "quality.json").read_text())
+        total, stage = 0, quality
+        while stage is not None:
+            total, stage = total + stage["images_seen"], stage["before"]
+        assert images == f"{total:,}", model
+        groups = ("train", "unseen-style", "unseen-name")
+        assert nats == [f"{quality['nats'][group]:.3f}" for group in groups], model
+
+
+def test_the_seconds_are_those_of_the_benchmarks():
+    cases = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())["cases"]
+    seconds = {(case["method"], case["batch"]): case["seconds"] for case in cases}
+    sentence = rf"AR ({NUMBER}) s, SJD ({NUMBER}) s and PJD ({NUMBER}) s .*?eight at once "
+    sentence += rf"({NUMBER}), ({NUMBER}) and ({NUMBER}) s"
+    written = re.search(sentence, page("README.md")).groups()
+    wanted = [seconds[method, batch] for batch in (1, 8) for method in ("ar", "sjd", "pjd")]
+    assert all(map(is_rounded, written, wanted))
+
+    cases = json.loads((ROOT / "benchmarks/results/cpu_settings.json").read_text())["cases"]
+    _, *rows = table("docs/performance.md", "Threads, arithmetic, compilation")
+    columns = [("ar", 1), ("pjd", 1), ("ar", 8), ("pjd", 8)]
+    found = {
+        (
+            f"{'compiled' if case['compiled'] else 'plain'}, {case['dtype']}, {case['threads']}",
+            (case["method"], case["batch"]),
+        ): case["seconds"]
+        for case in cases
+    }
+    assert len(rows) * len(columns) == len(found)
+    for label, *cells in rows:
+        for column, cell in zip(columns, cells, strict=True):
+            assert is_rounded(cell, found[label, column]), (label, column)
+
+
+# --- what pages, code and notebooks point at ---
+
+PATH = re.compile(
+    r"(?<![\w./>-])(?:benchmarks|custom_generate|docs|notebooks|pjd|profiles|tests)/"
+    r"[\w./-]*\w\.(?:gif|ipynb|json|md|png|py|svg|txt|yaml)\b"
+)
+SECTION = re.compile(r"method\.md\)?, sections? (\d+)(?: (?:to|and) (\d+))?")
+UNSHIPPED = re.compile(r"\b(?:METHODS|HOUSE|DESIGN|PAPER|STYLE)(?:\.md)?,?(?: section)? \d")
+DOTTED = re.compile(r"(?<![\w./-])pjd(?:\.[A-Za-z_]\w*)+")
+QUOTED = re.compile(r"`~?(pjd(?:\.[A-Za-z_]\w*)+)`")
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES, *SETTINGS], ids=names)
+def test_every_cited_file_is_there(path):
+    missing = {cited for cited in PATH.findall(text_of(path)) if not (ROOT / cited).is_file()}
+    assert not missing
+
+
+def test_every_cited_section_of_the_method_page_is_there():
+    method = page("docs/method.md")
+    sections = set(re.findall(r"^## (\d+)\.", method, flags=re.MULTILINE))
+    cited = {(number, "docs/method.md") for number in re.findall(r"\bsections? (\d+)", method)}
+    for path in [*PAGES, *SOURCES, *SETTINGS]:
+        # A citation may go on in the next line of a docstring or a comment.
+        text = re.sub(r"\s*\n[ \t#]*", " ", text_of(path))
+        cited |= {(n, names(path)) for found in SECTION.findall(text) for n in found if n}
+    assert len(cited) > 10
+    assert not {(number, name) for number, name in cited if number not in sections}
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES, *SETTINGS], ids=names)
+def test_no_text_cites_a_page_that_does_not_ship(path):
+    assert not UNSHIPPED.findall(text_of(path))
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    module, *rest = name.split(".")
+    found = importlib.import_module(module)
+    for number, part in enumerate(rest):
+        if inspect.ismodule(found) and not hasattr(found, part):
+            try:
+                found = importlib.import_module(".".join([module, *rest[: number + 1]]))
+                continue
+            except ModuleNotFoundError:
+                return False
+        # An attribute without a value has only an annotation.
+        if not hasattr(found, part):
+            return part in getattr(found, "__annotations__", {}) and part == rest[-1]
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=names)
+def test_every_name_of_the_package_is_there(path):
+    if path.name == "CHANGELOG.md":
+        pytest.skip("it has the names of before")
+    # Code that runs needs no such test, but what its texts refer to does.
+    pattern = DOTTED if path.suffix == ".md" else QUOTED
+    assert not {name for name in pattern.findall(text_of(path)) if not exists(name)}
+
+
+def without_code(text: str) -> str:
+    """A page without code blocks and without what is between back-ticks."""
+    return re.sub(r"`[^`\n]*`", "code", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def anchors(path: Path) -> set[str]:
+    """What links to the headings of a page say, as GitHub makes it."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, *(path for path in SOURCES if path.suffix == ".ipynb")], ids=names
+)
+def test_every_link_within_the_repository_leads_somewhere(path):
+    links = re.findall(r"\]\(([^)\s]+)\)", without_code(text_of(path)))
+    for link in (link for link in links if not link.startswith(("https://", "http://"))):
+        target, _, anchor = link.partition("#")
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists() and file.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(file), link
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/\w+\.md)", page("README.md")))
+    assert linked == {names(path) for path in PAGES if path.parent.name == "docs"}

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from enumeration import RowEnds, decode, exact, p_value, rectangle
-from tiny import tiny_model
 
 from pjd.api import generate
 from pjd.decoder.acceptance import AcceptRule, ratio
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
+from tests.enumeration import RowEnds, decode, exact, p_value, rectangle
+from tests.tiny import tiny_model
 
 COUNT = 20_000
 WHOLE = {"context": 99}

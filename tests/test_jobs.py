@@ -14,12 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_model
 
 from pjd import jobs
 from pjd.api import generate
 from pjd.decoder.methods import configure
 from pjd.jobs import attempt, plan, run, run_remote, save
+from tests.tiny import tiny_model
 
 CONFIG = configure("zipar", context=2)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from backbones import logits_by_column
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -24,6 +23,7 @@ from pjd.models import llamagen_official as official
 from pjd.models.catalogue import CATALOGUE
 from pjd.models.llamagen_vq import LlamaGenVQ
 from pjd.models.registry import load
+from tests.backbones import logits_by_column
 
 DIM, LAYERS, HEADS, GRID, CODES = 16, 2, 2, 4, 13
 FORWARD = 256  # of the smallest width that the original rounds up to

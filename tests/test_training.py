@@ -4,15 +4,17 @@ import copy
 
 import pytest
 import torch
-from tiny import TinyConfig
 from torch import nn
 
 from pjd.emoji.icons import Icons
 from pjd.emoji.muon import Muon, orthogonal
-from pjd.emoji.training import Training, polish_decoder, train_tokenizer, train_transformer
+from pjd.emoji.tokenizer_training import polish_decoder, train_tokenizer
+from pjd.emoji.training import Training
+from pjd.emoji.transformer_training import train_transformer
 from pjd.models.captions import Words
 from pjd.models.llamagen import LlamaGen
 from pjd.models.tokenizer import Tokenizer
+from tests.tiny import TinyConfig
 
 SIZE = 16
 

@@ -1,11 +1,9 @@
-"""When is a draft accepted? The tests, by name (docs/method.md, section 5)."""
+"""When is a draft accepted? The tests, by name (docs/method.md, section 6)."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from torch import Tensor
-
-from pjd.decoder.config import DecodeConfig
 
 
 class AcceptInputs(NamedTuple):
@@ -97,6 +95,6 @@ ACCEPT_RULES: dict[str, AcceptRule] = {
 """Tests by the name that the option ``accept`` takes; it takes a rule itself too."""
 
 
-def accept_rule(config: DecodeConfig) -> AcceptRule:
-    """The rule that ``config`` names, or has."""
-    return ACCEPT_RULES[config.accept] if isinstance(config.accept, str) else config.accept
+def accept_rule(accept: str | AcceptRule) -> AcceptRule:
+    """The rule that the option ``accept`` names, or is."""
+    return ACCEPT_RULES[accept] if isinstance(accept, str) else accept

@@ -65,17 +65,17 @@ class DecodeConfig:
         lag: "at-start": ``context`` is enforced only when a row starts; later the row may come
             up to the row above (the paper). "fixed": it is enforced for every token. The token at
             column j then sees exactly the columns before j + k*c of the k-th row above, and waits
-            for them: the staircase model M_c (docs/method.md, section 5.9).
+            for them: the staircase model M_c (docs/method.md, section 7).
         draft_limit: how far a row drafts. "row-above": no further than it may commit; "window":
             to the end of its window, past the row above; "released": one token less than it may
-            commit (docs/method.md, section 6).
+            commit (docs/method.md, section 8).
         stand_in: the input that starts a row before the row above is complete, in a format
             without row-end tokens. "newest": the last committed token of the row above (the
             paper); "last-column": the last token of the nearest complete row, or the newest one
             where no row is complete; "above": the token above the first column.
         mask: who sees a draft. "row-causal": its own row only; "none": every later row;
             "released": the rows that the released code leaves unprotected (docs/method.md,
-            section 6).
+            section 8).
         initial: the first draft of a position. "random": a random token, declared as certain;
             "uniform": a random token, declared as uniform; "repeat-left": the token to its left;
             "sample-left": the likeliest token of the draft distribution to its left;
@@ -90,9 +90,9 @@ class DecodeConfig:
             paper).
         finish: in the iteration after a row is finished, drafts are tested against their own
             distributions ("aligned"), or against those one position later ("released",
-            docs/method.md, section 6).
-        guidance: scale of classifier-free guidance; 1 = off; at least 0.
-        temperature: at least 0; 0 is greedy.
+            docs/method.md, section 8).
+        guidance: scale of classifier-free guidance, from 0 to 1000; 1 = off.
+        temperature: 0 (greedy), or from 1e-6 to 1e6.
         top_k: sample only among the k likeliest tokens; 0 = all.
         top_p: sample only among the likeliest tokens of this total probability; in (0, 1].
         seed: of the first image; image i has seed + i. At least 0.
@@ -146,8 +146,10 @@ class DecodeConfig:
             check_integer("context", self.context, 1)
             if self.rows is not None:
                 check_integer("rows", self.rows, 1)
-        check_number("guidance", self.guidance, 0)
-        check_number("temperature", self.temperature, 0)
+        check_number("guidance", self.guidance, 0, 1000)
+        # Below the smallest of these, logits divided by it would not be finite.
+        if self.temperature != 0:
+            check_number("temperature", self.temperature, 1e-6, 1e6)
         check_integer("top_k", self.top_k, 0)
         check_number("top_p", self.top_p, 1e-6, 1)
         check_integer("seed", self.seed, 0, 2**62)

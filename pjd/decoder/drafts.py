@@ -42,7 +42,7 @@ def draft(state: State, layout: RowLayout, config: DecodeConfig, band: Band) -> 
     tokens = state.tokens[state.batch_index[..., None], row, column]
     carried = torch.minimum(state.drafted.gather(1, band.row), band.n_drafts)
     is_initial = (depth >= carried[..., None]) & (depth < band.n_drafts[..., None])
-    position = row * layout.stride + column
+    position = layout.position(row, column)
     noise = uniform(state.iteration[..., None], position, state=state.streams[..., DRAFT, None])
     initial = (noise * layout.vocabulary).long()
     if config.initial not in ("random", "uniform"):
@@ -88,8 +88,8 @@ def copied(
     last = state.tokens[state.batch_index, band.row, (band.committed - 1).clamp(min=0)]
     end = (carried - 1).clamp(min=0)
     if config.initial == "sample-left":
-        known = state.ring_index(band.row, band.committed + end)
-        left = state.draft_probs[known].argmax(-1)
+        entry = state.ring_index(band.row, band.committed + end)
+        left = state.draft_probs[entry].argmax(-1)
     else:
         left = tokens.gather(-1, end[..., None]).squeeze(-1)
     source = torch.where(carried > 0, left, torch.where(band.committed > 0, last, -1))

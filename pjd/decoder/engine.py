@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pjd.decoder.cache import SlotMap
+from pjd.decoder.commit import commit
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.drafts import draft
 from pjd.decoder.grid import RowLayout
@@ -21,10 +21,10 @@ from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.noise import Noise, verification_noise
 from pjd.decoder.queries import Queries, build_queries
 from pjd.decoder.redraft import REDRAFT_RULES
-from pjd.decoder.sampling import guide, probabilities
+from pjd.decoder.sampling import guide, has_finite_maximum, probabilities, with_forced_token
 from pjd.decoder.schedule import Band, lanes_needed, schedule
 from pjd.decoder.shapes import Shapes
-from pjd.decoder.state import State
+from pjd.decoder.state import State, logits_error
 from pjd.decoder.trace import Trace
 from pjd.decoder.verify import Verified, proposals, verify
 
@@ -91,13 +91,13 @@ class Engine:
         windows = draft(state, layout, config, band)
         queries = self.shapes.pack(build_queries(state, layout, self.slots, band, windows))
         # 3. Predict: one forward pass, one mask.
-        target_probs = self.predict(state, band, queries)
+        target_probs, finite = self.predict(state, band, queries)
         # 4. Verify: accept, resample at the first rejection, redraft the rest.
         drafts = proposals(state, layout, config, band, windows, queries)
         noise, codebook = self.noise(state, queries), self.model.codebook
         verified = verify(target_probs, drafts, queries, band, noise, config, codebook)
         # 5. Commit: write tokens, drafts and their distributions.
-        state.commit(band, queries, verified)
+        commit(state, band, queries, verified, finite)
         return band, queries, verified
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -105,29 +105,30 @@ class Engine:
         cache = self.cache.at(inputs.slots, inputs.used)
         return self.model.forward(inputs.x, inputs.positions, inputs.mask, cache)
 
-    def predict(self, state: State, band: Band, queries: Queries) -> Tensor:
-        """One forward pass: the target distributions p, float [batch, queries, ids]."""
+    def predict(self, state: State, band: Band, queries: Queries) -> tuple[Tensor, Tensor]:
+        """One forward pass under one mask.
+
+        Returns:
+            The target distributions p, float [batch, queries, ids]; and whether the logits of
+            each image were finite, bool [batch, 1].
+        """
         layout, config = self.layout, self.config
         logits = self.forward(
             step_inputs(self.model, self.prompt, state, layout, config, band, queries, self.shapes)
         )
         if config.guided:
             logits = guide(logits, config.guidance)
+        finite = has_finite_maximum(logits) | ~queries.valid
         probs = probabilities(logits, config)
         if layout.n_ids > layout.vocabulary:
-            # Where the format forces the row-end token, that token has probability 1.
-            forced = layout.forced(queries.column + 1)[..., None]
-            probs = F.pad(probs.masked_fill(forced, 0.0), (0, 1))
-            probs[..., -1:] += forced
-        return probs
+            probs = with_forced_token(probs, layout.forced(queries.column + 1))
+        return probs, finite.all(1, keepdim=True)
 
     def noise(self, state: State, queries: Queries) -> Noise:
         """The random numbers of this iteration's verification."""
-        position = queries.row * self.layout.stride + queries.column + 1
-        fixed = REDRAFT_RULES[self.config.redraft].fixed_noise
-        return verification_noise(
-            state.streams, state.iteration, position, self.layout.n_ids, fixed
-        )
+        position = self.layout.position(queries.row, queries.column + 1)
+        fixed_ids = self.layout.n_ids if REDRAFT_RULES[self.config.redraft].fixed_noise else 0
+        return verification_noise(state.streams, state.iteration, position, fixed_ids)
 
     def select(self, state: State, images: Tensor) -> State:
         """Go on with the images at the indices ``images`` int64 [fewer] alone."""
@@ -144,6 +145,9 @@ class Engine:
         Args:
             progress: called every few iterations with the tokens committed since the last call,
                 all images together, and with the forward passes so far.
+
+        Raises:
+            LogitsError: if the model's logits are no finite numbers.
         """
         layout, batch = self.layout, len(self.seeds)
         began = self.now()
@@ -159,8 +163,12 @@ class Engine:
                 trace.record(iteration, state, *self.step(state))
                 iteration += 1
             tokens[state.images] = state.tokens[:, :-1, : layout.columns].flatten(1)
-            own = state.committed_total
-            total = int(own.sum()) + (batch - len(own)) * layout.length
+            own, failed_at = state.committed_total, state.failed_at.amax()
+            # One read for both: on a GPU the host waits for it.
+            total, failed = torch.stack([own.sum(), failed_at]).tolist()
+            if failed:
+                raise logits_error(state, self.seeds, self.model.dtype)
+            total += (batch - len(own)) * layout.length
             if progress is not None:
                 progress(total - committed_total, iteration)
             committed_total = total
@@ -168,9 +176,7 @@ class Engine:
             if images is not None and len(images):
                 state = self.select(state, images)
         seconds = self.now() - began
-        columns = torch.arange(layout.columns, device=tokens.device)
-        is_code = ~layout.forced(columns).repeat(layout.rows)
-        return Decoded(tokens[:, is_code], seconds, trace.cut(iteration))
+        return Decoded(layout.codes_of(tokens), seconds, trace.cut(iteration))
 
     def now(self) -> float:
         """Seconds on a clock, once the device is idle."""

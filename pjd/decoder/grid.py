@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pjd.decoder.config import DecodeConfig
@@ -96,6 +97,15 @@ class RowLayout:
     def n_ids(self) -> int:
         """Number of token ids: the codes and, if the format has one, the row-end token."""
         return self.vocabulary + (self.grid.row_end is not None)
+
+    def position(self, row: Tensor, column: Tensor) -> Tensor:
+        """Raster positions int64 [...] of the tokens at ``row`` and ``column`` int64 [...]."""
+        return row * self.stride + column
+
+    def codes_of(self, tokens: Tensor) -> Tensor:
+        """The codes int64 [batch, R * C of the grid] of ``tokens`` int64 [batch, R * C]."""
+        columns = torch.arange(self.columns, device=tokens.device)
+        return tokens[:, ~self.forced(columns).repeat(self.rows)]
 
     def forced(self, column: Tensor) -> Tensor:
         """Where the token at ``column`` int64 [...] is the row-end token, bool [...]."""

@@ -71,7 +71,7 @@ def step_inputs(
         shapes: how many slots are read.
     """
     branches = len(prompt.mask) // len(queries.token)
-    raster = torch.where(queries.valid, queries.row * layout.stride + queries.column, -1)
+    raster = torch.where(queries.valid, layout.position(queries.row, queries.column), -1)
     used = shapes.slots_in_use(raster)
     x = model.embed(queries.token).repeat(branches, 1, 1)
     # The input that starts the first row is the last position of the prompt.

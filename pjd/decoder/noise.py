@@ -4,7 +4,7 @@ This is what makes an image independent of the batch it is in: no generator has 
 another image could advance.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ ACCEPT, SAMPLE, DRAFT, FIXED = 1, 2, 3, 4
 
 VERIFICATION = slice(ACCEPT, SAMPLE + 1)
 """The two streams that every verification reads, side by side."""
-
-
-Key = TypeVar("Key", int, Tensor)
 
 
 class Noise(NamedTuple):
@@ -34,7 +31,7 @@ class Noise(NamedTuple):
     fixed_uniforms: Tensor | None = None
 
 
-def _mix(x: Key) -> Key:
+def _mix(x: Tensor | int) -> Tensor | int:
     """A bijection of 32-bit numbers (held in int64) whose output bits look independent."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
@@ -57,7 +54,8 @@ def hashed(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor | int:
 
 def streams(seeds: Tensor) -> Tensor:
     """States of all streams of ``seeds`` int64 [...], int64 [..., 5], for :func:`uniform`."""
-    return torch.stack([hashed(seeds, stream) for stream in range(FIXED + 1)], dim=-1)
+    states = [torch.as_tensor(hashed(seeds, stream)) for stream in range(FIXED + 1)]
+    return torch.stack(states, dim=-1)
 
 
 def uniform(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor:
@@ -76,7 +74,7 @@ def uniform(*keys: Tensor | int, state: Tensor | int = 0) -> Tensor:
 
 
 def verification_noise(
-    streams: Tensor, iteration: Tensor, position: Tensor, n_ids: int, fixed: bool
+    streams: Tensor, iteration: Tensor, position: Tensor, fixed_ids: int
 ) -> Noise:
     """Random numbers for the verification of the drafts at ``position``.
 
@@ -84,12 +82,12 @@ def verification_noise(
         streams: int64 [batch, 1, 5], see :func:`streams`.
         iteration: int64 [batch, 1].
         position: int64 [batch, queries], raster positions.
-        n_ids: number of token ids.
-        fixed: with noise that is the same in every iteration.
+        fixed_ids: number of token ids, if noise is wanted for each that is the same in every
+            iteration; else 0.
     """
     fixed_uniforms = None
-    if fixed:
-        ids = torch.arange(n_ids, device=position.device)
+    if fixed_ids:
+        ids = torch.arange(fixed_ids, device=position.device)
         fixed_uniforms = uniform(position[..., None], ids, state=streams[..., FIXED, None])
     both = uniform(iteration[..., None], position[..., None], state=streams[..., VERIFICATION])
     accept_uniforms, sample_uniforms = both.unbind(-1)

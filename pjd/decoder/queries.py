@@ -42,7 +42,7 @@ class Queries(NamedTuple):
 
     def gather(self, order: Tensor) -> "Queries":
         """The queries at the indices ``order`` int64 [batch, fewer], in that order."""
-        return Queries(*(field.gather(1, order) for field in self[:-1]), self.flush)
+        return Queries._make([*(field.gather(1, order) for field in self[:-1]), self.flush])
 
 
 def per_query(values: Tensor, lane: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def build_queries(
     lanes, window = windows.drafts.shape[1:]
     depth = torch.arange(window, device=state.tokens.device)
     column = band.committed[..., None] + depth - 1
-    slot = slots.first_image + band.row[..., None] * layout.stride + column
+    slot = slots.first_image + layout.position(band.row[..., None], column)
     # A stand-in has a slot of its own; a row-end token and the prompt's end have theirs.
     stand_in = (band.committed == 0) & (band.row > 0) & (not layout.row_ends)
     own_slot = slots.first_stand_in + torch.arange(lanes, device=slot.device)
@@ -90,7 +90,7 @@ def build_queries(
         depth=depth.expand_as(column),
         flush=flush(state, band),
     )
-    joined = Queries(*(field.flatten(1) for field in of_lanes[:-1]), of_lanes.flush)
+    joined = Queries._make([*(field.flatten(1) for field in of_lanes[:-1]), of_lanes.flush])
     # In a single row no later row reads the last token, so it is never fed.
     if layout.rows > 1:
         joined = append_flush(joined, state, layout, slots, band)
@@ -121,11 +121,11 @@ def append_flush(
         draft=zero,
         row=row,
         column=column,
-        slot=slots.first_image + row * layout.stride + column,
+        slot=slots.first_image + layout.position(row, column),
         valid=queries.flush,
         lane=zero + band.row.shape[1],
         depth=zero,
         flush=queries.flush,
     )
     pairs = zip(queries[:-1], one[:-1], strict=True)
-    return Queries(*(torch.cat(pair, dim=1) for pair in pairs), queries.flush)
+    return Queries._make([*(torch.cat(pair, dim=1) for pair in pairs), queries.flush])

@@ -1,19 +1,13 @@
 """What the authors' released code does otherwise than the paper, defects included.
 
-Kept out of the reader's way, for the ablation `pjd-released`. docs/method.md, section 6, lists
+Kept out of the reader's way, for the ablation `pjd-released`. docs/method.md, section 8, lists
 the differences; each function here is one of them, and is called where the paper's rule stands.
 """
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pjd.decoder.acceptance import likelihood
-
-if TYPE_CHECKING:
-    from pjd.decoder.queries import Queries
-    from pjd.decoder.redraft import RedraftInputs
+from pjd.decoder.acceptance import AcceptInputs, likelihood
 
 
 def n_drafts(max_commits: Tensor, window: int) -> Tensor:
@@ -58,30 +52,33 @@ def drafts_visible_from(
     return torch.where(written & active[:, None], rows, 0).amax(-1)
 
 
-def one_position_earlier(queries: "Queries", tested: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def one_position_earlier(
+    late: Tensor, token: Tensor, draft: Tensor, column: Tensor, depth: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Drafts that are off by one, in the iteration after a row is finished (``finish``).
 
     There the released code loses count: it tests the distribution after a lane's last committed
     token against that very token, the next distribution against the draft before, and so on.
 
     Args:
-        queries: as they are fed.
-        tested: bool [batch, queries]; queries whose prediction a draft is tested against.
+        late: bool [batch, queries]; tested queries of images in which a row was just finished.
+        token: int64 [batch, queries]; the tokens that are fed.
+        draft: int64 [batch, queries]; the drafts of the positions that are predicted.
+        column: int64 [batch, queries]; their columns.
+        depth: int64 [batch, queries]; their positions in the windows.
 
     Returns:
-        Tokens, columns and depths of the drafts, int64 [batch, queries] each.
+        Tokens, columns and depths of the drafts that are tested, int64 [batch, queries] each.
     """
-    late = queries.flush & tested
     # The draft one position earlier is the very token that is fed.
-    draft = torch.where(late, queries.token, queries.draft)
-    return draft, queries.column + 1 - late.long(), queries.depth - late.long()
+    return torch.where(late, token, draft), column - late.long(), depth - late.long()
 
 
-def at_least_half_as_likely(inputs: "RedraftInputs") -> Tensor:
-    """Drafts behind the rejection that are more than half as likely as before stay (``redraft``).
+def keep_half_as_likely(inputs: AcceptInputs, passed: Tensor, behind: Tensor) -> Tensor:
+    """Drafts behind the rejection stay if more than half as likely as before (``redraft``).
 
-    With their old q, which makes their law neither p nor q: not exact.
+    They keep their old q, which makes their law neither p nor q: not exact.
     """
-    p = likelihood(inputs.accept.target_probs, inputs.accept.drafts)
-    q = likelihood(inputs.accept.draft_probs, inputs.accept.drafts)
-    return (p > 0.5 * q) & inputs.behind
+    p = likelihood(inputs.target_probs, inputs.drafts)
+    q = likelihood(inputs.draft_probs, inputs.drafts)
+    return (p > 0.5 * q) & behind

@@ -51,6 +51,30 @@ def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
     return logits.softmax(-1)
 
 
+def has_finite_maximum(logits: Tensor) -> Tensor:
+    """Whether tokens can be drawn from ``logits`` [..., vocabulary], bool [...].
+
+    They cannot if one is NaN or infinite, or if all are minus infinity. Some may be minus infinity:
+    these tokens are excluded.
+    """
+    return torch.isfinite(logits.amax(-1))
+
+
+def with_forced_token(probs: Tensor, forced: Tensor) -> Tensor:
+    """Append the row-end token: probability 1 where the format forces it, else 0.
+
+    Args:
+        probs: float [..., vocabulary].
+        forced: bool [...].
+
+    Returns:
+        float [..., vocabulary + 1].
+    """
+    probs = F.pad(probs.masked_fill(forced[..., None], 0.0), (0, 1))
+    probs[..., -1:] += forced[..., None]
+    return probs
+
+
 def inverse_cdf_sample(weights: Tensor, uniform: Tensor) -> Tensor:
     """Draw a token from unnormalised ``weights`` by inversion of the cumulative sum.
 

@@ -1,18 +1,13 @@
 """What a decoder knows of a batch between two iterations."""
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pjd.decoder.grid import RowLayout
 from pjd.decoder.noise import streams
-from pjd.decoder.schedule import Band
-
-if TYPE_CHECKING:
-    from pjd.decoder.queries import Queries
-    from pjd.decoder.verify import Verified
+from pjd.errors import LogitsError
 
 
 @dataclass
@@ -32,6 +27,8 @@ class State:
             A ring: the draft at column j of row r has the entry (r mod lanes, j mod window); the
             last lane takes the writes of blanks.
         flushed: int64 [batch, 1]; finished rows whose last token has been fed.
+        failed_at: int64 [batch, 1]; the first iteration whose logits were no finite numbers,
+            counted from 1; 0: none. The host sees it when it looks at the state.
     """
 
     images: Tensor
@@ -43,6 +40,7 @@ class State:
     drafted: Tensor
     draft_probs: Tensor
     flushed: Tensor
+    failed_at: Tensor
 
     @classmethod
     def initial(cls, layout: RowLayout, seeds: Tensor, n_lanes: int, window: int) -> "State":
@@ -60,6 +58,7 @@ class State:
             drafted=counts.clone(),
             draft_probs=torch.zeros(batch, n_lanes + 1, window, layout.n_ids, device=device),
             flushed=counts.new_zeros(batch, 1),
+            failed_at=counts.new_zeros(batch, 1),
         )
 
     @property
@@ -86,25 +85,22 @@ class State:
         """Where ``draft_probs`` has the entry of ``column`` in ``row``, int64 [batch, ...] both."""
         return self.batch_index, row % self.n_lanes, column % self.draft_probs.shape[2]
 
-    def commit(self, band: Band, queries: "Queries", verified: "Verified") -> None:
-        """Write the outcome of an iteration.
 
-        Args:
-            band: the rows that took part.
-            queries: as they were fed.
-            verified: what became of them.
-        """
-        window = self.draft_probs.shape[2]
-        blank = queries.lane == band.row.shape[1]
-        column = queries.column + 1
-        row = torch.where(blank, self.n_rows, queries.row)
-        self.tokens[self.batch_index, row, column] = verified.drafts.tokens
-        index, lane, ring_slot = self.ring_index(queries.row, column)
-        lane = torch.where(blank, self.n_lanes, lane)
-        self.draft_probs[index, lane, ring_slot] = verified.drafts.probs
-        row = torch.where(band.active, band.row, self.n_rows)
-        remaining = (band.n_drafts + 1).clamp(max=window) - verified.committed
-        self.drafted.scatter_(1, row, remaining)
-        self.committed.scatter_add_(1, row, torch.where(band.active, verified.committed, 0))
-        self.flushed = band.finished
-        self.iteration += 1
+def logits_error(state: State, seeds: Tensor, dtype: torch.dtype) -> LogitsError:
+    """The error of the first image whose logits were no finite numbers.
+
+    Args:
+        state: in which at least one image has failed.
+        seeds: int64 [batch], of the whole batch.
+        dtype: of the model's arithmetic.
+    """
+    failed = state.failed_at.squeeze(1).cpu()
+    index = int((failed > 0).nonzero()[0])
+    seed = int(seeds[state.images[index]])
+    cause = "a damaged checkpoint, most likely; see `pjd doctor`"
+    if dtype == torch.float16:
+        cause = "float16 overflows in some models: try bfloat16 or float32"
+    return LogitsError(
+        f"the image with seed {seed}, step {int(failed[index])}: the model's logits are not finite "
+        f"numbers, so no token can be drawn ({cause})"
+    )

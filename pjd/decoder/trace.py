@@ -45,15 +45,17 @@ class Trace:
     @classmethod
     def empty(cls, layout: RowLayout, batch: int, window: int, device: torch.device) -> "Trace":
         """Allocate for as many iterations as there can be; what is not recorded is complete."""
-        shape = (layout.length, batch)
-        zeros = torch.zeros(*shape, layout.rows, dtype=torch.int16, device=device)
+        by_row = torch.zeros(layout.length, batch, layout.rows, dtype=torch.int16, device=device)
+        by_image = by_row.new_zeros(layout.length, batch)
         return cls(
-            layout.columns,
-            torch.full_like(zeros, layout.columns),
-            zeros,
-            zeros.clone(),
-            *(torch.zeros(shape, dtype=torch.int16, device=device) for _ in range(3)),
-            torch.zeros(batch, window, device=device),
+            columns=layout.columns,
+            committed=torch.full_like(by_row, layout.columns),
+            drafted=by_row,
+            accepted=by_row.clone(),
+            fed=by_image,
+            blocked=by_image.clone(),
+            rejected=by_image.clone(),
+            variation=torch.zeros(batch, window, device=device),
         )
 
     def record(
@@ -82,8 +84,8 @@ class Trace:
 
     def cut(self, iterations: int) -> "Trace":
         """The first ``iterations``, on the CPU."""
-        counts = (getattr(self, name)[:iterations].cpu() for name in COUNTS)
-        return Trace(self.columns, *counts, self.variation.cpu())
+        counts = {name: getattr(self, name)[:iterations].cpu() for name in COUNTS}
+        return Trace(columns=self.columns, variation=self.variation.cpu(), **counts)
 
     @classmethod
     def join(cls, traces: list["Trace"]) -> "Trace":
@@ -101,7 +103,8 @@ class Trace:
             return torch.cat(parts, dim=1)
 
         variation = torch.cat([trace.variation for trace in traces])
-        return cls(traces[0].columns, *map(joined, COUNTS), variation)
+        counts = {name: joined(name) for name in COUNTS}
+        return cls(columns=traces[0].columns, variation=variation, **counts)
 
     @property
     def steps(self) -> Tensor:

@@ -13,7 +13,7 @@ from pjd.decoder.drafts import Windows
 from pjd.decoder.grid import RowLayout
 from pjd.decoder.noise import Noise
 from pjd.decoder.queries import Queries, per_query
-from pjd.decoder.redraft import REDRAFT_RULES, RedraftInputs
+from pjd.decoder.redraft import REDRAFT_RULES
 from pjd.decoder.sampling import gumbel_sample, inverse_cdf_sample
 from pjd.decoder.schedule import Band
 from pjd.decoder.state import State
@@ -78,7 +78,10 @@ def proposals(
     tested = queries.depth < per_query(band.n_drafts, queries.lane)
     token, column, depth = queries.draft, queries.column + 1, queries.depth
     if config.finish == "released":
-        token, column, depth = released.one_position_earlier(queries, tested)
+        late = queries.flush & tested
+        token, column, depth = released.one_position_earlier(
+            late, queries.token, token, column, depth
+        )
     known = tested & (depth >= 0) & (depth < per_query(windows.carried, queries.lane))
     probs = state.draft_probs[state.ring_index(queries.row, column)]
     probs.masked_fill_(~known[..., None], 0.0)
@@ -104,7 +107,7 @@ def verify(
     A lane that may resample then draws the rejected position from the residual
     norm(max(0, p - q)) or, if nothing was rejected, one extra token from p. All later positions
     become the next drafts, as the option ``redraft`` says, with q set to what they were drawn
-    from (docs/method.md, section 5).
+    from (docs/method.md, section 6).
 
     Args:
         target_probs: p, float [batch, queries, ids].
@@ -116,7 +119,7 @@ def verify(
         config: ``accept``, ``redraft`` and ``group_size``.
         codebook: unit vectors of the codes, float [vocabulary, width].
     """
-    accept, redraft = accept_rule(config), REDRAFT_RULES[config.redraft]
+    accept, redraft = accept_rule(config.accept), REDRAFT_RULES[config.redraft]
     (tokens, draft_probs), depth, lane = drafts, queries.depth, queries.lane
     tested = depth < per_query(band.n_drafts, lane)
     residual = (target_probs - draft_probs).clamp_(min=0)
@@ -153,7 +156,7 @@ def verify(
 
     # Redraft: what was not accepted and does not stay is drawn anew.
     kept = depth < first
-    stays = redraft.keeps(RedraftInputs(inputs, passed, tested & (depth > first)))
+    stays = redraft.keeps(inputs, passed, tested & (depth > first))
     if redraft.from_residual:
         corrected = corrected | failed
     if accept.correction == "sampled":

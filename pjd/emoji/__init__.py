@@ -1,1 +1,1 @@
-"""The embedded model's corpus, tokenizer and training."""
+"""The embedded models' corpus and training."""

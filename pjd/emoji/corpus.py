@@ -1,6 +1,7 @@
-"""The emoji corpus: five open-licence icon sets, one table of captioned 128x128 icons.
+"""The emoji corpus: five open-licence icon sets in one table of 128x128 icons with captions.
 
-Built from pinned npm packages; deterministic. ``docs/data_card.md`` has licences and counts.
+It is built from pinned npm packages and is deterministic. ``docs/data_card.md`` has licences and
+counts.
 """
 
 import hashlib
@@ -29,12 +30,12 @@ class IconSet:
     """One source of icons, pinned.
 
     Attributes:
-        style: the word(s) that name the set in captions.
+        style: the words that name the set in captions.
         package: npm package.
         version: its version.
         sha256: of the package's archive.
         licence: SPDX identifier.
-        attribution: what the licence asks to be said.
+        attribution: the credit that the licence asks for.
     """
 
     style: str
@@ -46,7 +47,7 @@ class IconSet:
 
     @property
     def archive(self) -> str:
-        """File name that ``npm pack`` gives the package."""
+        """The file name that ``npm pack`` gives the package."""
         return f"{self.package.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
 
@@ -146,7 +147,7 @@ def _members(path: Path, wanted: str) -> dict[str, bytes]:
 
 
 def _plain(codepoints: str) -> str:
-    """Codepoints without the presentation selector, which sets use at will."""
+    """Codepoints without the presentation selector, which the sets use inconsistently."""
     return "-".join(p.lstrip("0") for p in codepoints.lower().split("-") if p != "fe0f")
 
 
@@ -156,14 +157,14 @@ def _slug_words(slug: str) -> str:
 
 
 def _sources(folder: Path) -> list[tuple[str, str, bytes]]:
-    """Every icon kept, as (name, style, SVG or WebP bytes)."""
+    """Every icon of the corpus, as (name, style, SVG or WebP bytes)."""
     icons: dict[str, dict] = {}
     chars: dict[str, dict[str, str]] = {}
     for source in SETS[:4]:
         files = _members(folder / source.archive, r"/(icons|chars)\.json$")
         icons[source.style] = json.loads(files["icons.json"])
         chars[source.style] = json.loads(files["chars.json"])
-    # One name an emoji: OpenMoji's where it has one, for its names are the most regular.
+    # One name per emoji: OpenMoji's where it has one, since its names are the most regular.
     names: dict[str, str] = {}
     for style in ("openmoji", "noto", "twemoji"):
         for codepoints, slug in chars[style].items():
@@ -176,7 +177,7 @@ def _sources(folder: Path) -> list[tuple[str, str, bytes]]:
             toned = _TONE.search(slug) or (
                 style == "fluent" and _toned_fluent(slug, table["icons"], known)
             )
-            # Private-use codepoints are pictograms of no emoji, in one set only.
+            # Icons at private-use codepoints are no emoji, and only one set has them.
             private = slugs.get(slug, "").startswith(("e", "f"))
             if icon.get("hidden") or toned or private:
                 continue
@@ -197,13 +198,13 @@ def _sources(folder: Path) -> list[tuple[str, str, bytes]]:
 
 
 def _toned_fluent(slug: str, icons: dict, known: set[str]) -> bool:
-    """Fluent marks skin tones by a bare '-dark' and the like, behind a name that exists too."""
+    """Whether a Fluent icon has a skin tone: a known name with "-dark" or the like behind it."""
     bare = _FLUENT_TONE.sub("", slug)
     return slug not in known and bare != slug and (bare in icons or bare in known)
 
 
 def _rasterise(icon: tuple[str, str, bytes]) -> tuple[str, str, bytes, float] | None:
-    """WebP of one icon and its share of opaque pixels; None if it is blank."""
+    """Name, style, WebP and share of opaque pixels of an icon; None if it is blank."""
     import resvg_py
 
     name, style, content = icon
@@ -227,7 +228,8 @@ def build(folder: Path, output: Path) -> pd.DataFrame:
     icon of the same style are dropped.
 
     Returns:
-        The table: name, style, split, image (WebP, RGBA, 128x128), sorted by style and name.
+        The table, sorted by style and name: name, style, split, image (WebP, RGBA, 128x128) and
+        covered (share of opaque pixels, which is not written).
     """
     icons = sorted(_sources(folder))
     with ProcessPoolExecutor(2) as pool:
@@ -254,9 +256,9 @@ def split(table: pd.DataFrame) -> list[str]:
     """Assign each (name, style) to "train", "unseen-name" or "unseen-style".
 
     Unseen names are held out in every style; each of their words occurs in at least three
-    training names, so that a vocabulary of words can spell them. Unseen styles are single
-    (name, style) pairs whose name stays in training in two other styles or more; the two fluent
-    sets draw alike, so they are held out together.
+    training names, so that the vocabulary has them. Unseen styles are single (name, style) pairs
+    whose name stays in training in two other styles or more; the two fluent sets look similar, so
+    they are held out together.
     """
     styles = table.groupby("name")["style"].agg(set)
     counts: dict[str, int] = {}
@@ -286,7 +288,7 @@ def split(table: pd.DataFrame) -> list[str]:
 
 
 def prompts(table: pd.DataFrame, count: int = 512) -> dict[str, list[str]]:
-    """``count`` captions of each split, in a fixed shuffled order, backgrounds cycling."""
+    """``count`` captions per split, in a fixed random order, with backgrounds in turn."""
     grounds = list(BACKGROUNDS)
     result = {}
     for group in ("train", "unseen-style", "unseen-name"):
@@ -312,8 +314,8 @@ def load(path: Path) -> pd.DataFrame:
     """Read the table that :func:`build` wrote.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the file is truncated or is no parquet.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated or is not parquet.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -326,14 +328,14 @@ def load(path: Path) -> pd.DataFrame:
 
 
 def decode(image: bytes) -> np.ndarray:
-    """Pixels uint8 [128, 128, 4] of an image of the table."""
+    """Pixels uint8 [128, 128, 4], RGBA, of an image of the table."""
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGBA"))
 
 
 def resize(rgba: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 [H, W, 4] to [size, size, 4], antialiased.
 
-    Pillow weights colours by their alpha, so clear pixels do not bleed into edges.
+    Pillow weights colours by their alpha, so transparent pixels do not colour the edges.
     """
     return np.asarray(Image.fromarray(rgba).resize((size, size), Image.Resampling.BICUBIC))
 

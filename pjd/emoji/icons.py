@@ -13,7 +13,7 @@ from pjd.models.captions import Words
 
 @dataclass
 class Icons:
-    """All icons of a split at one size, premultiplied, and their words.
+    """All icons of a split at one size, and the words of their captions.
 
     Attributes:
         pixels: uint8 [icons, size, size, 4], premultiplied RGBA.
@@ -44,7 +44,7 @@ class Icons:
             rows = [torch.tensor(words.ids(text)) for text in texts]
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
-        # torch.tensor, unlike from_numpy, puts them on the default device, as all of training is.
+        # torch.tensor, unlike from_numpy, puts them on the default device, where training runs.
         grounds = np.stack([corpus.background(name, size) for name in corpus.BACKGROUNDS])
         return cls(
             pixels=torch.tensor(pixels),
@@ -60,23 +60,22 @@ class Icons:
         return len(self.pixels)
 
     def images(self, rows: Tensor, backgrounds: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Icons ``rows`` on ``backgrounds`` (int64 [n] both): uint8 [n, size, size, 3].
+        """Compose images uint8 [n, size, size, 3].
 
-        ``shift`` int64 [n, 2] moves each icon down and right by so many pixels.
+        Args:
+            rows: int64 [n], which icons.
+            backgrounds: int64 [n], which backgrounds.
+            shift: int64 [n, 2], pixels by which each icon is moved down and right.
         """
         icons = self.pixels[rows]
         if shift is not None:
             size = icons.shape[1]
-            place = torch.arange(size)
-            down = place[None] - shift[:, :1]
-            right = place[None] - shift[:, 1:]
-            inside = ((down >= 0) & (down < size))[:, :, None] & ((right >= 0) & (right < size))[
-                :, None
-            ]
+            # The pixel of the icon that comes to each pixel of the image; outside it is clear.
+            row = (torch.arange(size) - shift[:, :1])[:, :, None]
+            column = (torch.arange(size) - shift[:, 1:])[:, None]
+            inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
             batch = torch.arange(len(rows))[:, None, None]
-            icons = icons[
-                batch, down.clamp(0, size - 1)[:, :, None], right.clamp(0, size - 1)[:, None]
-            ]
+            icons = icons[batch, row.clamp(0, size - 1), column.clamp(0, size - 1)]
             icons = icons * inside[..., None]
         icons = icons.float()
         clear = 1 - icons[..., 3:] / 255
@@ -84,10 +83,13 @@ class Icons:
         return mixed.round().clamp(0, 255).to(torch.uint8)
 
     def captions(self, rows: Tensor, backgrounds: Tensor, drop: bool) -> Tensor:
-        """Word ids int64 [n, words.length], right-aligned, 0-padded, of the same images.
+        """Word ids int64 [n, words.length] of the captions, right-aligned, 0-padded.
 
-        ``drop`` leaves out the style (1 in 10) or the background (1 in 10) and hides 1 word in 20,
-        so that the model learns to do with less.
+        Args:
+            rows: int64 [n], which icons.
+            backgrounds: int64 [n], which backgrounds.
+            drop: leave out 1 style in 10 and 1 background in 10, and hide 1 word of a name in 20,
+                so that the model can draw shorter captions too.
         """
         names, styles = self.names[rows], self.styles[rows]
         grounds = self.background_names[backgrounds]

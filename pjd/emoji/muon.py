@@ -1,7 +1,7 @@
-"""Muon in a precision of choice.
+"""The optimiser Muon, in a precision of choice.
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic does
-eight times slower than in float32: it took longer than the rest of a training step.
+``torch.optim.Muon`` orthogonalises in bfloat16. On a CPU without bfloat16 arithmetic that is eight
+times slower than float32: it took longer than the rest of a training step.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
     """Bring the singular values of ``matrices`` [n, rows, columns] close to 1.
 
-    The quintic Newton-Schulz iteration of Jordan et al. (Muon, 2024).
+    By the quintic Newton-Schulz iteration of Jordan et al. (Muon, 2024).
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -28,10 +28,10 @@ class Muon(Optimizer):
 
     Args:
         params: matrices.
-        lr: learning rate; the update's RMS is matched to AdamW's, so AdamW's rates carry over.
-        momentum: of Nesterov's kind.
+        lr: learning rate; updates have the RMS of AdamW's, so AdamW's learning rates fit.
+        momentum: Nesterov's.
         weight_decay: decoupled.
-        dtype: of the orthogonalisation; bfloat16 will do, where it is fast.
+        dtype: of the orthogonalisation; bfloat16 is precise enough, where it is fast.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update all matrices that have a gradient, those of one shape together."""
+        """Update all matrices that have a gradient; those of one shape are stacked for speed."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:

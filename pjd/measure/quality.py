@@ -1,8 +1,8 @@
-"""More measures of image quality: torchmetrics on extractors that are on this machine.
+"""More measures of image quality: torchmetrics with extractors that are on this machine.
 
-By default they take EfficientNet-Lite0's features (:func:`pjd.measure.fidelity.features`), which a
-run has stored already; such numbers compare with each other only, and carry the extractor's name.
-FID, KID and IS as published take an Inception of yours, the CLIP score a CLIP of yours.
+By default they use EfficientNet-Lite0's features (:func:`pjd.measure.features.features`), which a
+run has stored already; such numbers compare only with each other. Published FID, KID and IS need
+your own copy of Inception's weights, and the CLIP score needs a CLIP.
 """
 
 from pathlib import Path
@@ -17,10 +17,10 @@ from pjd.measure.fidelity import Interval
 
 
 class Given(nn.Module):
-    """An extractor that is handed the features themselves."""
+    """An extractor whose inputs are already features."""
 
     def __init__(self, width: int) -> None:
-        """Tell torchmetrics how many there are."""
+        """Tell torchmetrics the number of features per image."""
         super().__init__()
         self.num_features = width
 
@@ -36,8 +36,8 @@ def kernel_distance(first: Tensor, second: Tensor, subsets: int = 100, seed: int
 
     Args:
         first: features of one set.
-        second: features of the other.
-        subsets: random halves to average over.
+        second: features of the other set.
+        subsets: number of random halves to average over.
         seed: of the halves.
 
     Returns:
@@ -57,7 +57,7 @@ def kernel_distance(first: Tensor, second: Tensor, subsets: int = 100, seed: int
 
 @torch.inference_mode()
 def lite0_classes(features: Tensor) -> Tensor:
-    """Logits [n, 1000] of EfficientNet-Lite0's classes, of its features [n, 1280]."""
+    """Logits [n, 1000] of EfficientNet-Lite0's classes from its features [n, 1280]."""
     logits: Tensor = Lite0().network._fc(features)
     return logits
 
@@ -66,9 +66,8 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Interval
     """Inception Score, by torchmetrics.
 
     Args:
-        logits: of classes, [n, classes]: Inception's (:func:`inception`), or those of
-            :func:`lite0_classes`.
-        splits: parts of the images, each scored by itself.
+        logits: of classes, [n, classes], from :func:`inception` or :func:`lite0_classes`.
+        splits: number of parts of the images, which are scored separately.
         seed: of the parts.
 
     Returns:
@@ -88,13 +87,16 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Interval
 def inception(
     images: Tensor, weights: Path, output: Literal["2048", "logits_unbiased"], batch_size: int = 32
 ) -> Tensor:
-    """What FID and KID ("2048") or IS ("logits_unbiased") as published are computed from.
+    """Inception's outputs, from which published FID and KID, or IS, are computed.
 
     Args:
         images: uint8 [images, H, W, 3].
         weights: torch-fidelity's file of Inception's weights, ``weights-inception-2015-12-05``.
-        output: which layer.
-        batch_size: images a forward.
+        output: which layer: "2048" for FID and KID, "logits_unbiased" for IS.
+        batch_size: images per forward pass.
+
+    Returns:
+        Float [images, 2048] or [images, 1008].
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -120,9 +122,9 @@ def clip_score(images: Tensor, prompts: list[str], folder: Path, batch_size: int
 
     Args:
         images: uint8 [images, H, W, 3].
-        prompts: one an image.
-        folder: of a CLIP in transformers' form, such as ``openai/clip-vit-base-patch16``.
-        batch_size: images a forward.
+        prompts: one per image.
+        folder: of a CLIP in transformers' format, such as ``openai/clip-vit-base-patch16``.
+        batch_size: images per forward pass.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -134,25 +136,25 @@ def clip_score(images: Tensor, prompts: list[str], folder: Path, batch_size: int
         raise FileNotFoundError(f"no {folder / 'config.json'}: the CLIP score needs a CLIP there")
 
     def local() -> tuple[Any, Any]:
-        """The model and what prepares its inputs, as torchmetrics asks for them."""
+        """The model and its processor, as torchmetrics asks for them."""
         model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
         for part in ("get_image_features", "get_text_features"):
             setattr(model, part, pooled(getattr(model, part)))
         return model, CLIPProcessor.from_pretrained(folder, local_files_only=True)
 
     metric = CLIPScore(model_name_or_path=local)
-    pictures = images.permute(0, 3, 1, 2)
-    for first in range(0, len(prompts), batch_size):
-        part = slice(first, first + batch_size)
-        metric.update(list(pictures[part]), prompts[part])
+    channels_first = images.permute(0, 3, 1, 2)
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        metric.update(list(channels_first[part]), prompts[part])
     return float(metric.compute())
 
 
 def pooled(call: Any) -> Any:
-    """Make a method of transformers 5's CLIP return features, as torchmetrics expects."""
+    """Make a method of CLIP in transformers 5 return features, as torchmetrics expects."""
 
     def features(*arguments: Any, **named: Any) -> Tensor:
-        found = call(*arguments, **named)
-        return getattr(found, "pooler_output", found)
+        output = call(*arguments, **named)
+        return getattr(output, "pooler_output", output)
 
     return features

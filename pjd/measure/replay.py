@@ -1,7 +1,7 @@
-"""Replayed acceptance: a model of random weights accepts as many drafts as a real one did.
+"""Replayed acceptance: a model with random weights accepts as many drafts as a real one did.
 
-With random weights drafts would be accepted as chance has it, and steps would mean nothing. Costs
-and steps of a shape without weights are therefore measured under a recorded acceptance.
+With random weights the acceptance of drafts, and so the number of steps, would mean nothing. The
+costs and steps of a shape without weights are therefore measured with a recorded acceptance.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,11 @@ def replay(shares: Sequence[float], device: torch.device | str, name: str = "rat
     """A rule that accepts a draft at depth d with probability ``shares[d]``.
 
     Args:
-        shares: probabilities by depth; deeper drafts have the last one.
+        shares: probabilities by depth; the last one holds for all deeper drafts.
         device: where drafts are verified.
-        name: the method's own rule, a key of :data:`pjd.decoder.acceptance.ACCEPT_RULES`. It is
-            computed, for its time, and corrects what is rejected; only its answers are replaced.
+        name: the method's own rule, a key of :data:`pjd.decoder.acceptance.ACCEPT_RULES`. Its
+            test is computed, because it takes time, but its results are replaced. Its correction
+            stays.
 
     Returns:
         A rule for the option ``accept``.
@@ -42,7 +43,7 @@ def replay(shares: Sequence[float], device: torch.device | str, name: str = "rat
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """Weights of a modest size, so that distributions are neither flat nor one-hot."""
+    """Give ``module`` weights of a size at which distributions are neither flat nor one-hot."""
     for parameter in module.parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
@@ -52,7 +53,7 @@ def randomised(module: nn.Module) -> nn.Module:
 def random_llamagen(
     config: LlamaGenConfig, device: str, dtype: torch.dtype, layers: int | None = None
 ) -> EmojiModel:
-    """A LlamaGen transformer with random weights, and ``layers`` layers if that is not None."""
+    """A LlamaGen model with random weights, and with ``layers`` layers unless that is None."""
     config = replace(config, layers=layers or config.layers)
     with torch.device(device):
         transformer = randomised(LlamaGen(config).to(dtype))
@@ -66,14 +67,14 @@ def random_llamagen(
 def replayed_steps(
     side: int, method: str, context: int | None, shares: Sequence[float], images: int = 8
 ) -> float:
-    """Mean steps on a grid that no model at hand has, if drafts are accepted as ``shares`` say.
+    """Mean steps on a grid of any size, if drafts are accepted with the probabilities ``shares``.
 
     Args:
         side: rows and columns of the grid.
         method: a preset.
         context: context tokens c, for the methods on rows.
         shares: see :func:`replay`.
-        images: how many; image i has seed i.
+        images: number of images; image i has seed i.
     """
     config = LlamaGenConfig(16, 1, 2, 64, side, prefix=4, caption_dim=8)
     model = random_llamagen(config, "cpu", torch.float32)

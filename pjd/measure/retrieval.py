@@ -1,7 +1,7 @@
 """Do pictures show their captions? Retrieval with a linear probe for the words of the emoji corpus.
 
-No text-image model comes with the package. A ridge regression from EfficientNet-Lite0's features
-to the words of a caption, fitted on the corpus' training pictures, stands in for one.
+The package has no text-image model such as CLIP. In its place is a ridge regression from
+EfficientNet-Lite0's features to the words of a caption, fitted on the corpus' training pictures.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pjd.models.captions import Words
 
 
 def bags(captions: list[str], words: Words) -> Tensor:
-    """Which words each caption has: float [captions, words]."""
+    """Bags of words: float [captions, words], 1 where the caption has the word, else 0."""
     rows = torch.zeros(len(captions), len(words))
     for row, caption in zip(rows, captions, strict=True):
         row[words.ids(caption)] = 1.0
@@ -29,8 +29,8 @@ class LinearProbe:
 
     Attributes:
         weight: [features, words].
-        mean: of the features of the training pictures, [features].
-        rarity: weight of each word, log of pictures over pictures with it, [words].
+        mean: [features], of the training pictures.
+        rarity: [words], the weight of each word: log(pictures / pictures with the word).
         words: the vocabulary.
     """
 
@@ -63,13 +63,21 @@ class LinearProbe:
         return cls(weight.float().contiguous(), mean, rarity, words)
 
     def scores(self, features: Tensor, captions: list[str]) -> Tensor:
-        """Cosine of every picture's words and every caption's, [pictures, captions]."""
+        """Cosine of the words read from each picture and those of each caption.
+
+        Args:
+            features: [pictures, features].
+            captions: any number.
+
+        Returns:
+            Float [pictures, captions].
+        """
         read = F.normalize((features - self.mean) @ self.weight, dim=-1)
         wanted = bags(captions, self.words) * self.rarity
         return read @ F.normalize(wanted, dim=-1).T
 
     def save(self, path: Path) -> None:
-        """Write the tensors; the vocabulary is the corpus'."""
+        """Write the tensors; the vocabulary is not written, since it is the corpus'."""
         save_file({"weight": self.weight, "mean": self.mean, "rarity": self.rarity}, path)
         path.chmod(0o644)
 
@@ -80,7 +88,7 @@ class LinearProbe:
 
 
 def own_caption_in_best(scores: Tensor, among: int) -> Tensor:
-    """Whether each picture's own caption is one of its ``among`` best, bool [pictures].
+    """Whether a picture's own caption is among its ``among`` best-scored ones, bool [pictures].
 
     Args:
         scores: [pictures, captions], the own caption on the diagonal; equal captions count as own.

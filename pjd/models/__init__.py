@@ -1,1 +1,1 @@
-"""One file a model family, behind :class:`pjd.decoder.model.ImageModel`."""
+"""One file per model family, behind :class:`pjd.decoder.model.ImageModel`."""

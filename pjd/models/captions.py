@@ -1,4 +1,4 @@
-"""Captions as words of a vocabulary of their own."""
+"""Captions as ids of words, for the embedded models."""
 
 import re
 
@@ -40,7 +40,7 @@ class Words:
         return [word for word in self.split(text) if word not in self.index]
 
     def align(self, ids: Tensor) -> Tensor:
-        """Move the words of ``ids`` int64 [n, any], 0 = none, to the right end of [n, length]."""
+        """Right-align ids int64 [n, any], 0 = padding, in [n, length]; first words may be cut."""
         order = (ids > 0).to(torch.int8).argsort(dim=1, stable=True)
         ids = ids.gather(1, order)[:, -self.length :]
         return torch.nn.functional.pad(ids, (self.length - ids.shape[1], 0))

@@ -1,4 +1,4 @@
-"""The official checkpoints that the package knows. No torch here: the command line asks."""
+"""The official checkpoints that the package knows, without torch: the command line lists them."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,6 +6,8 @@ from glob import glob
 from pathlib import Path
 
 INDEX = "model.safetensors.index.json"
+"""The file that says which shard of a checkpoint has which tensor."""
+
 LUMINA_TOKENIZER = "../lumina-mgpt-7b-768/tokenizer.json"
 
 FILES = {
@@ -16,7 +18,17 @@ FILES = {
     "anole-7b": ("*.safetensors",),
     "flan-t5-xl": ("config.json", "tokenizer*", "*.safetensors"),
 }
-"""Files that a checkpoint of a family needs, or that others need of a folder beside theirs."""
+"""Files that a checkpoint of a family must have, by family; and files that a folder beside a
+checkpoint must have, by folder. They are patterns; of "A or B" one is enough."""
+
+LUMINA_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2000}
+ANOLE_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 0.7, "top_p": 0.9}
+JANUS_SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
+EMU3_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2048}
+LLAMAGEN_CLASS_SAMPLING: dict[str, float | int] = {"guidance": 4.0, "top_k": 2000}
+LLAMAGEN_CAPTION_SAMPLING: dict[str, float | int] = {"guidance": 7.5, "top_k": 1000}
+"""Defaults for options of :class:`pjd.decoder.config.DecodeConfig`, as in the official scripts
+(Janus: in transformers' too). The adapters take them from here."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +38,15 @@ class Checkpoint:
     Attributes:
         family: the module of :mod:`pjd.models` whose ``load(name, folder, ...)`` reads it.
         rows: token rows R.
-        columns: image codes C a row.
-        context: context tokens c that the paper uses for a grid of this size: its main table at
-            48 columns, its figure 9 (a quarter of the columns) at others.
-        memory: GiB for one image at a time in bfloat16, with what loading takes: computed from
-            sizes, not measured.
-        sampling: the model's own defaults, as its module has them, for options of
+        columns: codes C per row.
+        context: context tokens c that the paper uses for a grid of this size: those of its main
+            table at 48 columns, else a quarter of the columns, as in its figure 9.
+        memory: GiB that loading it and decoding one image at a time need in bfloat16; computed
+            from sizes, not measured.
+        sampling: the model's own defaults for options of
             :class:`pjd.decoder.config.DecodeConfig`.
-        source: where it is to be had.
-        beside: files that lie in other folders beside its own: parameter of ``load``, and path.
+        source: where to download it.
+        beside: its parts that are in other folders beside its own: path by parameter of ``load``.
     """
 
     family: str
@@ -52,7 +64,11 @@ class Checkpoint:
         return f"docs/checkpoints_{self.family}.md"
 
     def missing(self, folder: Path) -> list[str]:
-        """What it needs and ``folder``, or a folder beside it, lacks: names or patterns."""
+        """Names or patterns of the files that it needs and that are not there.
+
+        Args:
+            folder: the checkpoint's; files in folders beside it begin with "../".
+        """
         needed = [*FILES[self.family]]
         if (folder / INDEX).exists():
             needed += sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
@@ -68,7 +84,6 @@ class Checkpoint:
 
 
 LUMINA = "huggingface.co/Alpha-VLLM/Lumina-mGPT-7B-"
-LUMINA_SAMPLING = {"guidance": 3.0, "temperature": 1.0, "top_k": 2000}
 ANOLE = {"vq": "anole-7b"}
 JANUS = "huggingface.co/deepseek-community/Janus-Pro-"
 LLAMAGEN = "huggingface.co/FoundationVision/LlamaGen"
@@ -85,15 +100,14 @@ def lumina(side: int, context: int, memory: int) -> Checkpoint:
 
 def janus(size: str, memory: int) -> Checkpoint:
     """Janus-Pro of a size."""
-    sampling = {"guidance": 5.0, "temperature": 1.0}
-    return Checkpoint("janus", 24, 24, 6, memory, sampling, JANUS + size)
+    return Checkpoint("janus", 24, 24, 6, memory, JANUS_SAMPLING, JANUS + size)
 
 
 def llamagen(side: int, memory: int, captioned: bool = False) -> Checkpoint:
     """A LlamaGen checkpoint with ``side`` rows and columns; c is a quarter of them."""
-    source, beside = (LLAMAGEN_T2I, CAPTIONS_VQ) if captioned else (LLAMAGEN, CLASSES_VQ)
-    guidance, top_k = (7.5, 1000) if captioned else (4.0, 2000)
-    sampling = {"guidance": guidance, "top_k": top_k}
+    sampling, source, beside = LLAMAGEN_CLASS_SAMPLING, LLAMAGEN, CLASSES_VQ
+    if captioned:
+        sampling, source, beside = LLAMAGEN_CAPTION_SAMPLING, LLAMAGEN_T2I, CAPTIONS_VQ
     return Checkpoint("llamagen_official", side, side, side // 4, memory, sampling, source, beside)
 
 
@@ -102,24 +116,12 @@ CATALOGUE = {
     "lumina-mgpt-7b-768": lumina(48, 11, 17),
     "lumina-mgpt-7b-1024": lumina(64, 16, 20),
     "anole-7b": Checkpoint(
-        "chameleon",
-        32,
-        32,
-        8,
-        16,
-        {"guidance": 3.0, "temperature": 0.7, "top_p": 0.9},
-        "huggingface.co/leloy/Anole-7b-v0.1-hf",
+        "chameleon", 32, 32, 8, 16, ANOLE_SAMPLING, "huggingface.co/leloy/Anole-7b-v0.1-hf"
     ),
     "janus-pro-1b": janus("1B", 5),
     "janus-pro-7b": janus("7B", 17),
     "emu3-gen": Checkpoint(
-        "emu3",
-        90,
-        90,
-        22,
-        20,
-        {"guidance": 3.0, "temperature": 1.0, "top_k": 2048},
-        "huggingface.co/BAAI/Emu3-Gen-hf",
+        "emu3", 90, 90, 22, 20, EMU3_SAMPLING, "huggingface.co/BAAI/Emu3-Gen-hf"
     ),
     "llamagen-c2i-b-256": llamagen(16, 2),
     "llamagen-c2i-b-384": llamagen(24, 2),
@@ -129,4 +131,4 @@ CATALOGUE = {
     "llamagen-t2i-xl-256": llamagen(16, 6, captioned=True),
     "llamagen-t2i-xl-512": llamagen(32, 6, captioned=True),
 }
-"""By the name that :func:`pjd.load` takes; their folders in ``weights/`` have the same."""
+"""By the name that :func:`pjd.load` takes; their folders in ``weights/`` have the same names."""

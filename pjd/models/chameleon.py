@@ -1,8 +1,8 @@
 """Lumina-mGPT (arXiv 2408.02657) and Anole (arXiv 2407.06135): text and image tokens in one model.
 
-Both are a Chameleon (arXiv 2405.09818) and differ in how they write an image: what stands in
-front of it, and whether its size and the ends of its rows are tokens. A :class:`Format` says so
-by names of tokens; their ids, and which token is which image code, come from the checkpoint.
+Both are a Chameleon (arXiv 2405.09818) and differ in how they write an image: which tokens stand
+before it, and whether its size and the ends of its rows are tokens. A :class:`Format` says so by
+names of tokens; their ids, and which token stands for which code, come from the checkpoint.
 """
 
 import re
@@ -17,20 +17,27 @@ from transformers import ChameleonConfig, ChameleonForConditionalGeneration, Pre
 
 from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError
+from pjd.models.catalogue import ANOLE_SAMPLING, LUMINA_SAMPLING
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read, require
-from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary
+from pjd.models.transformers_decoder import (
+    DecoderModel,
+    Wrapped,
+    code_head,
+    exact_rotary,
+    load_language,
+)
 
 BEGIN = "<s>"
 SEPARATOR = "<reserved08706>"
 IMAGE = "<racm3:break>"
-"""Tokens of every Chameleon: the first of a text, the last of a prompt, the first of an image."""
+"""Names of tokens in every Chameleon: they begin a text, end a prompt, and begin an image."""
 
 VQ = "model.vqmodel."
-"""What the VQGAN's parameters are called within a checkpoint."""
+"""Names of the VQGAN's parameters in a checkpoint begin with this."""
 
-WRITER = ("decoder.", "loss.")
-"""Parts of a VQGAN that transformers does not have."""
+NOT_IN_TRANSFORMERS = ("decoder.", "loss.")
+"""Names of the VQGAN's parameters that transformers has no place for begin with these."""
 
 TOKENIZER = "tokenizer.json"
 
@@ -42,9 +49,9 @@ class Format:
     Args:
         width: pixels.
         height: pixels.
-        instruction: the text, with ``{prompt}`` in it; the first token of a text comes before it.
-        start: names of the tokens between the text and the first image code.
-        unconditional: names of the tokens that stand before the image without a prompt.
+        instruction: the text, with ``{prompt}`` in it; :data:`BEGIN` comes before it.
+        start: names of the tokens between the text and the first code.
+        unconditional: names of the tokens before the first code where there is no prompt.
         row_end: name of the token after every row of codes, or None.
         sampling: defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
     """
@@ -61,24 +68,24 @@ class Format:
 def lumina(width: int, height: int) -> Format:
     """Lumina-mGPT's format: the height and the width are tokens, in units of 32 pixels.
 
-    The model would write the start of the image and its size by itself; here they are part of
-    the prompt. The unconditional branch is they alone, at positions from 0.
+    The model would write the start of the image and its size itself; here these three tokens are
+    part of the prompt. The unconditional prompt consists of them only, at positions 0 to 2.
     """
     size = (IMAGE, *(f"<reserved{8800 + pixels // 32:05d}>" for pixels in (height, width)))
-    asked = f"Generate an image of {width}x{height} according to the following prompt:\n"
+    request = f"Generate an image of {width}x{height} according to the following prompt:\n"
     return Format(
         width=width,
         height=height,
-        instruction=asked + "{prompt}",
+        instruction=request + "{prompt}",
         start=(SEPARATOR, *size),
         unconditional=size,
         row_end="<reserved08799>",
-        sampling={"guidance": 3.0, "temperature": 1.0, "top_k": 2000},
+        sampling=LUMINA_SAMPLING,
     )
 
 
 def anole() -> Format:
-    """Anole's format: 512x512 pixels always, and nothing between the rows."""
+    """Anole's format: always 512x512 pixels, without row-end tokens."""
     return Format(
         width=512,
         height=512,
@@ -86,7 +93,7 @@ def anole() -> Format:
         start=(SEPARATOR, IMAGE),
         unconditional=(BEGIN, IMAGE),
         row_end=None,
-        sampling={"guidance": 3.0, "temperature": 0.7, "top_p": 0.9},
+        sampling=ANOLE_SAMPLING,
     )
 
 
@@ -100,11 +107,10 @@ FORMATS: dict[str, Format] = {
 
 
 def image_tokens(language: ChameleonForConditionalGeneration, codes: int) -> Tensor:
-    """The token of each image code, int64 [codes]; their order is not that of the codes.
+    """The token of each code, int64 [codes]; tokens are in another order than codes.
 
     Raises:
-        ValueError: if the names in the configuration's ``vocabulary_map`` do not give every code
-            one token.
+        ValueError: if the configuration's ``vocabulary_map`` does not name one token per code.
     """
     tokens = language.model.vocabulary_mapping.img2bpe
     if sorted(tokens) != list(range(codes)):
@@ -117,33 +123,33 @@ def assemble(
     language: ChameleonForConditionalGeneration,
     vq: ChameleonVQ,
     text_tokens: Callable[[str], list[int]],
-    written: Format,
+    image_format: Format,
 ) -> DecoderModel:
-    """Make a model of its parts.
+    """Make a model from its parts.
 
     Args:
         name: for labels.
         language: the transformer; its configuration has a ``vocabulary_map``.
         vq: the image decoder.
-        text_tokens: tokens of a text, without any in front or behind.
-        written: how the model writes an image.
+        text_tokens: from a text to its tokens, without special tokens at either end.
+        image_format: how the model writes an image.
 
     Raises:
         ValueError: if the vocabulary lacks a token that the format needs.
     """
     vocabulary = language.config.vocabulary_map
-    check_vocabulary(name, vocabulary, written)
+    check_vocabulary(name, vocabulary, image_format)
     begin = vocabulary[BEGIN]
-    start = [vocabulary[token] for token in written.start]
-    unconditional = [vocabulary[token] for token in written.unconditional]
+    start = [vocabulary[token] for token in image_format.start]
+    unconditional = [vocabulary[token] for token in image_format.unconditional]
 
     def prompt(text: str, conditional: bool) -> list[int]:
-        """Tokens in front of the first image code."""
+        """Tokens before the first code."""
         if not conditional:
             return unconditional
-        return [begin, *text_tokens(written.instruction.format(prompt=text)), *start]
+        return [begin, *text_tokens(image_format.instruction.format(prompt=text)), *start]
 
-    return connect(name, language, vq, prompt, written)
+    return connect(name, language, vq, prompt, image_format)
 
 
 def wrap(
@@ -151,44 +157,44 @@ def wrap(
     prompts: list[list[int]],
     negative: list[list[int]] | None,
 ) -> Wrapped:
-    """A model around transformers' own, for prompts in tokens: the last ones say what image it is.
+    """Wrap a transformers model. Prompts are tokens, and their last tokens tell the format.
 
     Args:
-        language: as ``from_pretrained`` gives it.
-        prompts: their tokens; all end alike.
-        negative: tokens of the branch without a prompt; None: the last ones of each prompt
-            alone, those that begin an image and say its size. Where a format has no size that is
-            the last token, as transformers has it.
+        language: as ``from_pretrained`` returns it.
+        prompts: the tokens of each; all end with the same size of an image, or with none.
+        negative: the tokens of each unconditional prompt; None: only the last tokens of each
+            prompt, which begin an image and give its size. In a format without a size that is
+            one token, as in transformers.
 
     Returns:
-        The model; it has no pixels.
+        The model; it cannot decode pixels.
 
     Raises:
-        ParameterError: if the prompts' ends open no image, or differ.
+        ParameterError: if the prompts do not end with the beginning of an image, or differ in it.
     """
     names = {token: name for name, token in language.config.vocabulary_map.items()}
     ends = {tuple(names.get(token, "") for token in tokens[-3:]) for tokens in prompts}
     end = ends.pop()
     size = [re.fullmatch(r"<reserved08(\d{3})>", name) for name in end[1:]]
     if end[-1:] == (IMAGE,) and all(other[-1:] == (IMAGE,) for other in ends):
-        written = anole()
+        image_format = anole()
     elif end[:1] == (IMAGE,) and all(size) and not ends:
         height, width = (32 * (int(name[1]) - 800) for name in size if name)
-        written = lumina(width, height)
+        image_format = lumina(width, height)
     else:
         allowed = f"must all end with {IMAGE}, or with it and the same height and width"
         raise ParameterError("input_ids", " ".join(end), allowed)
-    check_vocabulary("input_ids", language.config.vocabulary_map, written)
+    check_vocabulary("input_ids", language.config.vocabulary_map, image_format)
     name = language.config.name_or_path or "chameleon"
-    opening = len(written.start) - written.start.index(IMAGE)
-    model = connect(name, language, language.model.vqmodel, None, written)
+    opening = len(image_format.start) - image_format.start.index(IMAGE)
+    model = connect(name, language, language.model.vqmodel, None, image_format)
     return Wrapped(model, prompts, negative or [tokens[-opening:] for tokens in prompts])
 
 
-def check_vocabulary(name: str, vocabulary: dict[str, int], written: Format) -> None:
+def check_vocabulary(name: str, vocabulary: dict[str, int], image_format: Format) -> None:
     """Raise ValueError if ``vocabulary`` lacks a token that the format needs."""
-    row_end = () if written.row_end is None else (written.row_end,)
-    needed = {BEGIN, *written.start, *written.unconditional, *row_end}
+    row_end = () if image_format.row_end is None else (image_format.row_end,)
+    needed = {BEGIN, *image_format.start, *image_format.unconditional, *row_end}
     missing = sorted(needed - vocabulary.keys())
     if missing:
         raise ValueError(f"{name}: vocabulary_map has no {', '.join(missing)}")
@@ -199,9 +205,9 @@ def connect(
     language: ChameleonForConditionalGeneration,
     vq: nn.Module,
     prompt: Callable[[str, bool], list[int]] | None,
-    written: Format,
+    image_format: Format,
 ) -> DecoderModel:
-    """A decoder model of a transformer, a VQGAN, prompts and a format."""
+    """A decoder model from a transformer, a VQGAN, a format and a function that writes prompts."""
     language.model.set_attn_implementation("sdpa")
     vocabulary = language.config.vocabulary_map
     reduction = 2 ** (len(language.config.vq_config.channel_multiplier) - 1)
@@ -209,63 +215,41 @@ def connect(
     tokens = image_tokens(language, len(vectors))
     return DecoderModel(
         name=name,
-        # Its own forward forbids all image tokens: the backbone and the head are called instead.
+        # Its own forward method forbids image tokens, so we call its backbone and head instead.
         backbone=language.model,
         grid=Grid(
-            rows=written.height // reduction,
-            columns=written.width // reduction,
-            row_end=vocabulary[written.row_end] if written.row_end is not None else None,
+            rows=image_format.height // reduction,
+            columns=image_format.width // reduction,
+            row_end=vocabulary[image_format.row_end] if image_format.row_end is not None else None,
         ),
         tokens=tokens,
         head=code_head(language.lm_head, tokens),
         prompt=prompt,
         pixels=vq,
         codebook=F.normalize(vectors, dim=-1),
-        sampling=written.sampling,
+        sampling=image_format.sampling,
     )
 
 
 def expand_norms(tensors: dict[str, Tensor], config: ChameleonConfig) -> dict[str, Tensor]:
-    """Give every head its own query and key normalisation, as transformers has it.
+    """Give every head its own query and key normalisation, as in transformers.
 
-    Lumina-mGPT stores one for each of the parts that its weights were split into when trained,
-    [parts, head_dim] instead of [heads, head_dim]; the heads of a part share it.
+    Lumina-mGPT was trained with its weights split into parts, and stores one normalisation per
+    part, [parts, head_dim] instead of [heads, head_dim]; the heads of a part share it.
 
     Args:
         tensors: of a checkpoint, by name.
-        config: has the numbers of heads.
+        config: gives the numbers of heads.
     """
     heads = {"q_norm": config.num_attention_heads, "k_norm": config.num_key_value_heads}
     expanded = dict(tensors)
     for name, tensor in tensors.items():
         count = next((heads[part] for part in name.split(".") if part in heads), None)
         if count is not None and tensor.ndim == 2 and tensor.shape[0] in range(1, count):
-            # What does not divide evenly stays as it is, and is refused for its shape.
+            # If it does not divide evenly, it stays as it is and is refused later for its shape.
             repeats = count // tensor.shape[0] if count % tensor.shape[0] == 0 else 1
             expanded[name] = tensor.repeat_interleave(repeats, dim=0)
     return expanded
-
-
-def load_language(
-    tensors: dict[str, Tensor], config: ChameleonConfig, source: str
-) -> ChameleonForConditionalGeneration:
-    """The transformer of a checkpoint, without its VQGAN, in the tensors' own dtype and device.
-
-    Args:
-        tensors: by name; those of the VQGAN are left out.
-        config: of the checkpoint.
-        source: what to call the checkpoint in an error.
-
-    Raises:
-        ValueError: naming every tensor that is missing, unexpected or of another shape.
-    """
-    with torch.device("meta"):
-        language = ChameleonForConditionalGeneration(config)
-    del language.model.vqmodel
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(VQ)}
-    fit(language, expand_norms(tensors, config), source)
-    exact_rotary(language.model)
-    return language
 
 
 def read_config(folder: Path) -> ChameleonConfig:
@@ -281,20 +265,20 @@ def read_config(folder: Path) -> ChameleonConfig:
 
 
 def read_vq(path: Path) -> dict[str, Tensor]:
-    """Tensors of a VQGAN by its own names.
+    """Tensors of a VQGAN, by the names of the original.
 
     Args:
-        path: the original VQGAN's file; a checkpoint that has it within, or the shard of one.
+        path: the original VQGAN's file, or a checkpoint that contains the VQGAN, or a shard of one.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it is damaged, or a checkpoint has no VQGAN within.
+        ValueError: if it is damaged, or if a checkpoint contains no VQGAN.
     """
     found = read(path, prefix=VQ if path.is_dir() else "")
     if not found:
         raise ValueError(f"{path} has no image decoder: say where it is, as vq")
-    within = {name.removeprefix(VQ): t for name, t in found.items() if name.startswith(VQ)}
-    return within or found
+    contained = {name.removeprefix(VQ): t for name, t in found.items() if name.startswith(VQ)}
+    return contained or found
 
 
 def load_vq(path: Path, config: ChameleonConfig) -> ChameleonVQ:
@@ -302,12 +286,12 @@ def load_vq(path: Path, config: ChameleonConfig) -> ChameleonVQ:
 
     Args:
         path: see :func:`read_vq`.
-        config: has the sizes.
+        config: gives the sizes.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: naming every tensor that is missing, unexpected or of another shape; for a
-            damaged file, or one without a VQGAN.
+        ValueError: naming every tensor that is missing, unexpected or of another shape; or for a
+            file that is damaged or has no VQGAN.
     """
     tensors = read_vq(path).items()
     with torch.device("meta"):
@@ -317,15 +301,15 @@ def load_vq(path: Path, config: ChameleonConfig) -> ChameleonVQ:
 
 
 def convert(folder: Path, target: Path, vq: Path | None = None) -> None:
-    """Write a checkpoint of Lumina-mGPT so that transformers' ``from_pretrained`` takes it.
+    """Write a checkpoint of Lumina-mGPT so that transformers' ``from_pretrained`` reads it.
 
-    Every head gets its own query and key normalisation, and the part of the VQGAN that
-    transformers knows, which has the vectors of the codes, is put in.
+    Every head gets its own query and key normalisation. The part of the VQGAN that transformers
+    has, which contains the codebook, is added.
 
     Args:
         folder: with ``config.json`` and safetensors.
-        target: the new folder to write; about as large.
-        vq: where the VQGAN's weights are, if not in ``folder``: see :func:`read_vq`.
+        target: the new folder to write; it takes about as much space.
+        vq: where the VQGAN's weights are, if not in ``folder``; see :func:`read_vq`.
 
     Raises:
         ParameterError: if ``target`` exists.
@@ -341,7 +325,7 @@ def convert(folder: Path, target: Path, vq: Path | None = None) -> None:
         language = ChameleonForConditionalGeneration(config)
     tensors = {name: t for name, t in read(folder).items() if not name.startswith(VQ)}
     for name, tensor in read_vq(vq or folder).items():
-        if not name.startswith(WRITER):
+        if not name.startswith(NOT_IN_TRANSFORMERS):
             tensors[VQ + name] = tensor
     fit(language, expand_norms(tensors, config), str(folder))
     language.save_pretrained(target)
@@ -360,10 +344,9 @@ def load(
     Args:
         name: a key of :data:`FORMATS`.
         folder: with ``config.json`` and safetensors.
-        vq: where the VQGAN's weights are, if not in ``folder``: a folder or a file, see
-            :func:`pjd.models.checkpoint.read`.
-        tokenizer: ``tokenizer.json``; None: that in ``folder``, else that of Lumina-mGPT 768
-            beside it, which all of them share.
+        vq: where the VQGAN's weights are, if not in ``folder``; see :func:`read_vq`.
+        tokenizer: path of ``tokenizer.json``; None: the one in ``folder``, else the one in the
+            folder of Lumina-mGPT 768 beside it, since all models of the family share it.
         device: where the model goes.
         dtype: of the transformer; the image decoder is in single precision.
 
@@ -382,11 +365,14 @@ def load(
     config = read_config(folder)
     decoder = load_vq(vq or folder, config)
     tensors = {key: value.to(dtype) for key, value in read(folder, device).items()}
-    language = load_language(tensors, config, str(folder))
+    tensors = expand_norms(tensors, config)
+    architecture = ChameleonForConditionalGeneration
+    language = load_language(architecture, config, tensors, (VQ,), str(folder))
+    exact_rotary(language.model)
     words = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer))
 
     def text_tokens(text: str) -> list[int]:
-        """Tokens of a text alone."""
+        """Tokens of a text, without special tokens."""
         return words(text, add_special_tokens=False)["input_ids"]
 
     return assemble(name, language, decoder, text_tokens, FORMATS[name])

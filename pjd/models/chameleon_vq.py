@@ -1,7 +1,7 @@
 """The image decoder of Chameleon's VQGAN (arXiv 2405.09818, 2203.13131): codes to pixels.
 
-transformers has the encoder alone. Parameter names are those of the original checkpoint, and of
-the Anole repository's below ``model.vqmodel``. Sizes come from ``ChameleonVQVAEConfig``.
+transformers has only the encoder. Parameter names are those of the original checkpoint, which the
+Anole repository has below ``model.vqmodel``. Sizes come from ``ChameleonVQVAEConfig``.
 """
 
 from itertools import pairwise
@@ -13,11 +13,11 @@ from transformers import ChameleonVQVAEConfig
 from pjd.models.tokenizer import to_uint8
 
 UNUSED = ("encoder.", "quant_conv.", "loss.")
-"""Parts of an original checkpoint that read images, or that trained it."""
+"""Names of parameters that are not needed begin with these: they read images, or train."""
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
-    """Group normalisation as it is everywhere in the network."""
+    """The group normalisation that the whole network uses."""
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention of one head over all places."""
+    """Self-attention with one head over all positions of the picture."""
 
     def __init__(self, channels: int) -> None:
         """Make the four projections."""
@@ -76,10 +76,10 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and the way up from it."""
+    """The blocks of one resolution, and the upsampling to the next."""
 
     def __init__(self, inputs: int, channels: int, blocks: int, last: bool) -> None:
-        """Make ``blocks`` residual blocks; the ``last`` level has no way up."""
+        """Make ``blocks`` residual blocks; the ``last`` level does not upsample."""
         super().__init__()
         sizes = [inputs] + [channels] * blocks
         self.block = nn.ModuleList(
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """The vectors of the codes, as they are: not normalised."""
+    """The vectors of the codes, not normalised."""
 
     def __init__(self, codes: int, width: int) -> None:
         """Make the table."""
@@ -146,11 +146,12 @@ class ChameleonVQ(nn.Module):
     """Codes to images, for a grid of any size.
 
     Args:
-        config: sizes; ``2 ** (levels - 1)`` pixels a code on a side, 16 in the checkpoints.
+        config: sizes; a code stands for ``2 ** (levels - 1)`` pixels per side, 16 in the
+            checkpoints.
     """
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
-        """Make the codes and the decoder."""
+        """Make the table of vectors and the decoder."""
         super().__init__()
         self.reduction = 2 ** (len(config.channel_multiplier) - 1)
         self.quantize = Quantizer(config.num_embeddings, config.embed_dim)
@@ -158,6 +159,6 @@ class ChameleonVQ(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Images uint8 [batch, height, width, 3] of code ids int64 [batch, rows, columns]."""
+        """Images uint8 [batch, height, width, 3] of codes int64 [batch, R, C]."""
         vectors = self.quantize.embedding(ids).permute(0, 3, 1, 2)
         return to_uint8(self.decoder(self.post_quant_conv(vectors)))

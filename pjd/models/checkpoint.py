@@ -1,4 +1,4 @@
-"""Official checkpoints: tensors from files, and into modules that they must fit exactly."""
+"""Official checkpoints: read tensors from files, and put them into modules that they must fit."""
 
 import json
 from argparse import Namespace
@@ -10,20 +10,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-INDEX = "model.safetensors.index.json"
+from pjd.models.catalogue import INDEX
 
 WRAPPERS = ("state_dict", "model", "module")
-"""What torch files call their tensors if they hold more: their trainers' habits."""
+"""Keys under which training scripts save the tensors if a torch file holds other things too."""
 
 
 @contextmanager
 def damaged(file: Path) -> Iterator[None]:
-    """Raise ValueError for whatever goes wrong, unless it is for want of a file or of memory."""
+    """Turn any error of a reader into ValueError, except for a missing file or lack of memory."""
     try:
         yield
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
-    # A file that is cut off, or something else, may fail anywhere in its reader.
+    # A file that is cut off, or is something else, may fail anywhere in its reader.
     except Exception as error:
         message = f"{file} is damaged, or holds more than tensors: {reason(error)}"
         raise ValueError(message) from error
@@ -36,7 +36,7 @@ def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> di
         path: a folder with ``model.safetensors`` or with shards and their index, a safetensors
             file, or a torch file whose tensors are at the top or below one of :data:`WRAPPERS`.
         device: where the tensors go.
-        prefix: read only the tensors whose names begin with it, and only the shards with such.
+        prefix: read only tensors whose names begin with it, and only the shards that have any.
 
     Raises:
         FileNotFoundError: if the file, or a shard that the index names, is missing.
@@ -60,8 +60,8 @@ def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> di
                     if name.startswith(prefix):
                         tensors[name] = opened.get_tensor(name)
         else:
-            # Tensors only: an ordinary pickle could run code of its own. Trainers keep their
-            # arguments beside them, which are harmless.
+            # Tensors only: an ordinary pickle could run code. Training scripts also save their
+            # arguments, a Namespace, which is harmless.
             with damaged(file), torch.serialization.safe_globals([Namespace]):
                 loaded = torch.load(file, map_location=device, weights_only=True)
             found = unwrap(loaded, str(file))
@@ -70,14 +70,14 @@ def read(path: Path, device: torch.device | str = "cpu", prefix: str = "") -> di
 
 
 def unwrap(loaded: object, source: str) -> dict[str, Tensor]:
-    """Tensors by name, of what a torch file held.
+    """Tensors by name from the content of a torch file.
 
     Args:
-        loaded: a dictionary of tensors, maybe below one of :data:`WRAPPERS`.
-        source: what to call the file in an error.
+        loaded: a dictionary of tensors, or one that has it below one of :data:`WRAPPERS`.
+        source: how an error names the file.
 
     Raises:
-        ValueError: if it is none, or naming what is in it besides tensors.
+        ValueError: if it is neither, or if it holds other things, which are named.
     """
     if isinstance(loaded, dict):
         loaded = next((loaded[key] for key in WRAPPERS if key in loaded), loaded)
@@ -94,10 +94,10 @@ def unwrap(loaded: object, source: str) -> dict[str, Tensor]:
 
 
 def reason(error: Exception) -> str:
-    """What is wrong with a file, on one line, without torch's advice to trust it all the same."""
+    """One line that says what is wrong with a file, without torch's advice to trust it anyway."""
     lines = str(error).splitlines() or [type(error).__name__]
-    told = next((line for line in lines if "error:" in line), lines[0])
-    return told.strip().partition(". ")[0]
+    line = next((line for line in lines if "error:" in line), lines[0])
+    return line.strip().partition(". ")[0]
 
 
 def require(model: str, folder: Path, *files: str) -> None:
@@ -108,7 +108,7 @@ def require(model: str, folder: Path, *files: str) -> None:
 
 
 def cast(tensors: dict[str, Tensor], dtype: torch.dtype, exact: str) -> dict[str, Tensor]:
-    """``tensors`` in ``dtype``, those whose names begin with ``exact`` in single precision."""
+    """``tensors`` in ``dtype``, but those whose names begin with ``exact`` in single precision."""
     return {
         name: value.float() if name.startswith(exact) else value.to(dtype)
         for name, value in tensors.items()
@@ -119,9 +119,9 @@ def fit(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Make ``tensors`` the parameters of ``module``, which may be on the meta device.
 
     Args:
-        module: takes the tensors as they are, dtype and device too.
-        tensors: all of its state by name, and nothing else.
-        source: what to call the tensors in the error.
+        module: takes over the tensors, with their dtypes and device.
+        tensors: by name; exactly those that the module has.
+        source: how an error names the tensors.
 
     Raises:
         ValueError: naming every tensor that is missing, unexpected or of another shape.

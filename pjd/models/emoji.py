@@ -1,4 +1,4 @@
-"""The embedded models: LlamaGen architecture, word captions, emoji."""
+"""The embedded models: a LlamaGen transformer on emoji, with captions as words."""
 
 import json
 import warnings
@@ -46,9 +46,9 @@ class EmojiModel(LlamaGenModel):
         return self
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
-        """Embed the captions, and as many unconditional ones if ``guided``.
+        """Embed the captions and, if ``guided``, as many unconditional ones.
 
-        Warns of words that the vocabulary lacks, and of captions too long for the prefix.
+        Warns about words that the vocabulary lacks, and captions that are too long for the prefix.
         """
         for prompt in prompts:
             unknown = self.words.unknown_words(prompt)
@@ -57,8 +57,8 @@ class EmojiModel(LlamaGenModel):
                     f"{prompt!r}: {self.name} knows no {', '.join(unknown)}", stacklevel=2
                 )
             if len(self.words.split(prompt)) > self.words.length:
-                kept = f"only its last {self.words.length} words are used"
-                warnings.warn(f"{prompt[:60]!r}...: {kept}", stacklevel=2)
+                advice = f"only its last {self.words.length} words are used"
+                warnings.warn(f"{prompt[:60]!r}...: {advice}", stacklevel=2)
         ids = self.words.encode(prompts).to(self.device)
         return self.prefix(self.word_vectors(ids), ids > 0, guided)
 
@@ -88,7 +88,7 @@ def save(model: EmojiModel, folder: Path) -> None:
 
 
 def tokenizer_state(tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """Weights of the tokenizer, in half precision but for its codes."""
+    """Weights of the tokenizer, in half precision except for its codebook."""
     return {
         name: value if name == "codebook.weight" else value.half()
         for name, value in tokenizer.state_dict().items()
@@ -100,7 +100,7 @@ def load(name: str, folder: Path) -> EmojiModel:
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if the weights are damaged, or names or shapes are not the architecture's.
+        ValueError: if the weights are damaged, or do not fit the architecture.
     """
     weights, description = folder / "model.safetensors", folder / "model.json"
     for path in (description, weights):

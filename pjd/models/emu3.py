@@ -1,6 +1,6 @@
 """Emu3-Gen (arXiv 2409.18869): text and image tokens in one transformers decoder.
 
-An image of H x W pixels is H/8 rows of W/8 codes, each row with a row-end token.
+An image of H x W pixels has H/8 rows of W/8 codes, and every row ends with a row-end token.
 """
 
 import json
@@ -15,15 +15,22 @@ from transformers import Emu3Config, Emu3ForConditionalGeneration, PreTrainedTok
 
 from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError
-from pjd.models.checkpoint import cast, fit, read, require
-from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head, exact_rotary
+from pjd.models.catalogue import EMU3_SAMPLING as SAMPLING
+from pjd.models.checkpoint import cast, read, require
+from pjd.models.transformers_decoder import (
+    DecoderModel,
+    Wrapped,
+    code_head,
+    exact_rotary,
+    load_language,
+)
 
 SIDE = 90
 """Rows and columns of codes in the official images of 720 x 720 pixels."""
 
 BEGIN, IMAGE, START = "<|extra_203|>", "<|image start|>", "<|image token|>"
 ROW_END, IMAGE_END = "<|extra_200|>", ("<|extra_201|>", "<|image end|>")
-"""Tokens: of a text's beginning, around an image's size, after a row, after an image."""
+"""Names of tokens: they begin a text, stand around an image's size, end a row, end an image."""
 
 POSITIVE = " masterpiece, film grained, best quality."
 NEGATIVE = (
@@ -31,26 +38,23 @@ NEGATIVE = (
     "cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, "
     "username, blurry."
 )
-"""What the official script adds to every prompt, and what it has in the unconditional branch."""
+"""What the official script adds to every prompt, and its unconditional prompt."""
 
-SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2048}
-"""As in the official script."""
-
-READER = ("model.vqmodel.encoder.", "model.vqmodel.quant_conv.")
-"""Parts that read images."""
+UNUSED = ("model.vqmodel.encoder.", "model.vqmodel.quant_conv.")
+"""Parts that read images, and that are not loaded."""
 
 OLDER = {"text_model.lm_head.": "lm_head.", "text_model.model.": "model.text_model."}
 OLDER |= {"vqmodel.": "model.vqmodel."}
-"""Beginnings of tensors' names in the published files, and what they are called since."""
+"""Beginnings of tensors' names in the published files, and those in transformers today."""
 
 
 class Pixels(nn.Module):
-    """Codes to images by the model's own VQ decoder.
+    """Codes to images, by the model's own VQ decoder.
 
     Args:
-        vq: transformers' VQ model.
-        mean: of the pixels in each channel, from 0 to 1, that the VQ model takes for 0.
-        deviation: of the pixels, that it takes for 1.
+        vq: transformers' VQ model; a pixel x of it is ``x * deviation + mean`` in [0, 1].
+        mean: one number per channel.
+        deviation: one number per channel.
     """
 
     def __init__(self, vq: nn.Module, mean: list[float], deviation: list[float]) -> None:
@@ -75,22 +79,22 @@ def assemble(
     mean: list[float] | None = None,
     deviation: list[float] | None = None,
 ) -> DecoderModel:
-    """Make a model of transformers' own.
+    """Make a model from the one of transformers.
 
     Args:
         name: for labels.
-        language: the whole model; what reads images is not used.
+        language: the whole model; the parts that read images are not used.
         prompt: see :class:`pjd.models.transformers_decoder.DecoderModel`.
-        rows: of codes.
-        columns: of codes.
-        mean: see :class:`Pixels`; None: a half.
-        deviation: see :class:`Pixels`; None: a half.
+        rows: rows R of codes.
+        columns: codes C per row.
+        mean: see :class:`Pixels`; None: 0.5 for each channel.
+        deviation: see :class:`Pixels`; None: 0.5 for each channel.
     """
     inner = language.model
     inner.text_model.set_attn_implementation("sdpa")
     vectors = inner.vqmodel.quantize.embedding.weight.detach()
-    named = inner.vocabulary_mapping.img2bpe
-    tokens = torch.tensor([named[code] for code in range(len(vectors))], device=vectors.device)
+    token_of = inner.vocabulary_mapping.img2bpe
+    tokens = torch.tensor([token_of[code] for code in range(len(vectors))], device=vectors.device)
     half = [0.5] * 3
     return DecoderModel(
         name=name,
@@ -110,16 +114,16 @@ def wrap(
     prompts: list[list[int]],
     negative: list[list[int]] | None,
 ) -> Wrapped:
-    """A model around transformers' own, for prompts in tokens: the last ones say the size.
+    """Wrap a transformers model. Prompts are tokens, and their last tokens give the size.
 
     Args:
-        language: as ``from_pretrained`` gives it.
-        prompts: their tokens; all end with the same size of an image.
-        negative: tokens of the branch without a prompt; None: as transformers has it, the last
-            token of each prompt alone.
+        language: as ``from_pretrained`` returns it.
+        prompts: the tokens of each; all end with the same size of an image.
+        negative: the tokens of each unconditional prompt; None: only the last token of each
+            prompt, as in transformers.
 
     Raises:
-        ParameterError: if the prompts' ends open no image, or differ.
+        ParameterError: if the prompts do not end with the beginning of an image, or differ in it.
     """
     vocabulary = language.config.vocabulary_map
     names = {token: name for name, token in vocabulary.items()}
@@ -136,30 +140,9 @@ def wrap(
 
 
 def renamed(name: str) -> str:
-    """The name that transformers has today for a tensor of a published file."""
+    """Today's name in transformers of a tensor of a published file."""
     old = next((old for old in OLDER if name.startswith(old)), "")
     return OLDER.get(old, "") + name.removeprefix(old)
-
-
-def load_language(
-    tensors: dict[str, Tensor], config: Emu3Config, source: str
-) -> Emu3ForConditionalGeneration:
-    """The parts of a checkpoint that write images, in the tensors' own dtypes and device.
-
-    Args:
-        tensors: by name, of today; those that read images are left out.
-        config: of the checkpoint.
-        source: what to call the checkpoint in an error.
-
-    Raises:
-        ValueError: naming every tensor that is missing, unexpected or of another shape.
-    """
-    with torch.device("meta"):
-        language = Emu3ForConditionalGeneration(config)
-    del language.model.vqmodel.encoder, language.model.vqmodel.quant_conv
-    fit(language, {k: v for k, v in tensors.items() if not k.startswith(READER)}, source)
-    exact_rotary(language.model.text_model)
-    return language
 
 
 def load(
@@ -168,7 +151,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
 ) -> DecoderModel:
-    """Read an official checkpoint in the form of transformers.
+    """Read an official checkpoint in transformers' format.
 
     Args:
         name: for labels.
@@ -188,17 +171,19 @@ def load(
     missing = sorted(needed - (config.vocabulary_map or {}).keys())
     if missing:
         raise ValueError(f"{folder / 'config.json'}: vocabulary_map has no {', '.join(missing)}")
-    pictures = json.loads((folder / "preprocessor_config.json").read_text())
-    named = {renamed(key): value for key, value in read(folder, device).items()}
-    tensors = cast(named, dtype, exact="model.vqmodel.")
-    language = load_language(tensors, config, str(folder))
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
+    tensors = {renamed(key): value for key, value in read(folder, device).items()}
+    tensors = cast(tensors, dtype, exact="model.vqmodel.")
+    architecture = Emu3ForConditionalGeneration
+    language = load_language(architecture, config, tensors, UNUSED, str(folder))
+    exact_rotary(language.model.text_model)
     words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
     def prompt(text: str, conditional: bool) -> list[int]:
-        """Tokens in front of the first image code; without the prompt, of the negative one."""
-        asked = text + POSITIVE if conditional else NEGATIVE
-        written = f"{BEGIN}{asked}{IMAGE}{SIDE}*{SIDE}{START}"
+        """Tokens before the first code; the unconditional prompt is the negative one."""
+        caption = text + POSITIVE if conditional else NEGATIVE
+        written = f"{BEGIN}{caption}{IMAGE}{SIDE}*{SIDE}{START}"
         return words(written, add_special_tokens=False)["input_ids"]
 
-    mean, deviation = pictures["image_mean"], pictures["image_std"]
+    mean, deviation = preprocessor["image_mean"], preprocessor["image_std"]
     return assemble(name, language, prompt, SIDE, SIDE, mean, deviation)

@@ -1,6 +1,6 @@
-"""Janus-Pro (arXiv 2501.17811): image codes of their own behind a transformers Llama.
+"""Janus-Pro (arXiv 2501.17811): a transformers Llama whose codes are no tokens of its vocabulary.
 
-Codes are embedded by a table and an aligner, and predicted by a head, that text does not use.
+Codes have an embedding table, an aligner and an output head of their own, which text does not use.
 """
 
 import json
@@ -14,23 +14,21 @@ from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedT
 
 from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError
-from pjd.models.checkpoint import cast, fit, read, require
+from pjd.models.catalogue import JANUS_SAMPLING as SAMPLING
+from pjd.models.checkpoint import cast, read, require
 from pjd.models.tokenizer import to_uint8
-from pjd.models.transformers_decoder import DecoderModel, Wrapped, exact_rotary
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, exact_rotary, load_language
 
-SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
-"""As in transformers' and the official generation."""
-
-READER = ("model.vision_model.", "model.aligner.", "model.vqmodel.encoder.")
-READER += ("model.vqmodel.quant_conv.", "lm_head.")
-"""Parts that read images, or that write text."""
+UNUSED = ("model.vision_model.", "model.aligner.", "model.vqmodel.encoder.")
+UNUSED += ("model.vqmodel.quant_conv.", "lm_head.")
+"""Parts that read images or write text, and that are not loaded."""
 
 
 class ImageEmbedding(nn.Module):
-    """Image codes to inputs of the transformer."""
+    """Codes to inputs of the transformer."""
 
     def __init__(self, table: nn.Module, aligner: nn.Module) -> None:
-        """Put the table and the aligner one after the other."""
+        """Chain the table and the aligner."""
         super().__init__()
         self.table, self.aligner = table, aligner
 
@@ -40,7 +38,7 @@ class ImageEmbedding(nn.Module):
 
 
 class Pixels(nn.Module):
-    """Codes to images by the model's own VQ decoder."""
+    """Codes to images, by the model's own VQ decoder."""
 
     def __init__(self, vq: nn.Module) -> None:
         """Hold the VQ model."""
@@ -57,11 +55,11 @@ def assemble(
     language: JanusForConditionalGeneration,
     prompt: Callable[[str, bool], list[int]] | None,
 ) -> DecoderModel:
-    """Make a model of transformers' own.
+    """Make a model from the one of transformers.
 
     Args:
         name: for labels.
-        language: the whole model; what reads images is not used.
+        language: the whole model; the parts that read images are not used.
         prompt: see :class:`pjd.models.transformers_decoder.DecoderModel`.
     """
     inner = language.model
@@ -83,7 +81,7 @@ def assemble(
 
 
 def unconditional(tokens: list[int], pad: int) -> list[int]:
-    """The branch without a prompt: as long, and padding (which is attended to) in its place."""
+    """An unconditional prompt of equal length: padding, which is attended to, replaces the text."""
     return [tokens[0], *[pad] * (len(tokens) - 2), tokens[-1]]
 
 
@@ -92,15 +90,15 @@ def wrap(
     prompts: list[list[int]],
     negative: list[list[int]] | None,
 ) -> Wrapped:
-    """A model around transformers' own, for prompts in tokens.
+    """Wrap a transformers model. Prompts are tokens.
 
-    Its ``generate`` withholds the caller's guidance from a decoding loop, as if for text: that of
-    ``generation_config`` stands for it, else the model's default.
+    The ``generate`` of Janus does not pass its caller's guidance scale to a decoding loop. We take
+    the one in ``generation_config``, else the model's default.
 
     Args:
-        language: as ``from_pretrained`` gives it.
-        prompts: their tokens; all end with the token that begins an image.
-        negative: tokens of the branch without a prompt; None: Janus' own, padding in its place.
+        language: as ``from_pretrained`` returns it.
+        prompts: the tokens of each; all end with the token that begins an image.
+        negative: the tokens of each unconditional prompt; None: see :func:`unconditional`.
 
     Raises:
         ParameterError: if a prompt does not end with the token that begins an image.
@@ -118,35 +116,13 @@ def wrap(
     return Wrapped(assemble(name, language, None), prompts, negative, guidance=guidance)
 
 
-def load_language(
-    tensors: dict[str, Tensor], config: JanusConfig, source: str
-) -> JanusForConditionalGeneration:
-    """The parts of a checkpoint that write images, in the tensors' own dtypes and device.
-
-    Args:
-        tensors: by name; those that read images or write text are left out.
-        config: of the checkpoint.
-        source: what to call the checkpoint in an error.
-
-    Raises:
-        ValueError: naming every tensor that is missing, unexpected or of another shape.
-    """
-    with torch.device("meta"):
-        language = JanusForConditionalGeneration(config)
-    del language.lm_head, language.model.vision_model, language.model.aligner
-    del language.model.vqmodel.encoder, language.model.vqmodel.quant_conv
-    fit(language, {k: v for k, v in tensors.items() if not k.startswith(READER)}, source)
-    exact_rotary(language.model.language_model)
-    return language
-
-
 def load(
     name: str,
     folder: Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
 ) -> DecoderModel:
-    """Read an official checkpoint in the form of transformers.
+    """Read an official checkpoint in transformers' format.
 
     Args:
         name: for labels.
@@ -170,13 +146,15 @@ def load(
         where = folder / "generation_config.json"
         raise ValueError(f"model {name}: {where} has no {error.args[0]}") from error
     tensors = cast(read(folder, device), dtype, exact="model.vqmodel.")
-    language = load_language(tensors, config, str(folder))
+    architecture = JanusForConditionalGeneration
+    language = load_language(architecture, config, tensors, UNUSED, str(folder))
+    exact_rotary(language.model.language_model)
     words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
     def prompt(text: str, conditional: bool) -> list[int]:
-        """Tokens in front of the first image code: the conversation's format around the text."""
-        asked = f"<|User|>: {text}\n\n<|Assistant|>:"
-        tokens = [begin, *words(asked, add_special_tokens=False)["input_ids"], image]
+        """Tokens before the first code: the text, written as a conversation."""
+        conversation = f"<|User|>: {text}\n\n<|Assistant|>:"
+        tokens = [begin, *words(conversation, add_special_tokens=False)["input_ids"], image]
         return tokens if conditional else unconditional(tokens, pad)
 
     return assemble(name, language, prompt)

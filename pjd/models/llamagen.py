@@ -25,13 +25,14 @@ class LlamaGenConfig:
         dim: width of the residual stream.
         layers: transformer blocks.
         heads: attention heads; ``dim / heads`` numbers each.
-        vocabulary: image codes.
+        vocabulary: number of codes.
         grid: rows and columns of the square token grid.
-        prefix: caption positions in front of the image.
+        prefix: number of caption positions before the image.
         caption_dim: width of the caption features.
-        prefix_rotation: rotation of the prefix positions. The official checkpoints have "zero":
-            their table is zero there, so prefix queries and keys vanish. "identity" leaves them.
-        dropout: of tokens, of attention and of feed-forward outputs, while training.
+        prefix_rotation: rotation of the prefix positions. "zero", as in the official checkpoints:
+            their table is zero there, so prefix queries and keys vanish. "identity": queries and
+            keys stay as they are.
+        dropout: of tokens, of attention and of feed-forward outputs, in training.
         rope_base: base of the rotary frequencies.
         norm_eps: added to the mean square in RMSNorm.
     """
@@ -55,7 +56,7 @@ class LlamaGenConfig:
 
 
 class Mlp(nn.Module):
-    """Two linear maps with a tanh GELU between them, no biases."""
+    """Two linear maps without biases, and a tanh GELU between them."""
 
     def __init__(self, inputs: int, dim: int) -> None:
         """Map ``inputs`` numbers to ``dim`` numbers."""
@@ -69,7 +70,7 @@ class Mlp(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Caption features to prefix embeddings; holds the unconditional caption."""
+    """Caption features to prefix embeddings; has the features of the unconditional caption."""
 
     def __init__(self, config: LlamaGenConfig) -> None:
         """Make the projection and the unconditional features."""
@@ -84,7 +85,7 @@ class CaptionEmbedder(nn.Module):
 
         Args:
             features: [batch, prefix, caption_dim].
-            unconditional: bool [batch]; True replaces an image's caption by the unconditional one.
+            unconditional: bool [batch]; True replaces the caption by the unconditional one.
 
         Returns:
             [batch, prefix, dim].
@@ -138,7 +139,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotation: Tensor, mask: Tensor, layer: int, cache: SlotCache | None
     ) -> Tensor:
-        """Attend from ``x`` [batch, length, dim] to itself or, with a cache, to its slots."""
+        """Attend from ``x`` [batch, length, dim] to itself or, with a cache, to all its slots."""
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.wqkv(x).chunk(3, dim=-1)
@@ -187,7 +188,7 @@ class TransformerBlock(nn.Module):
 
 
 class LlamaGen(nn.Module):
-    """The transformer: embeddings in, logits over image codes out."""
+    """The transformer, from embeddings to hidden states; ``output`` maps these to logits."""
 
     def __init__(self, config: LlamaGenConfig) -> None:
         """Make the layers with the original's initialisation (normal, 0.02)."""
@@ -214,7 +215,8 @@ class LlamaGen(nn.Module):
             x: input embeddings [batch, length, dim].
             positions: int64 [1 or batch, length], indices into prefix + raster order.
             mask: bool, broadcastable to [batch, heads, length, keys]; True = may attend.
-            cache: if given, keys and values go to its current slots and all slots are keys.
+            cache: if given, keys and values are written to its current slots, and queries attend
+                to all its slots.
 
         Returns:
             Normalised hidden states [batch, length, dim]; apply ``output`` for logits.
@@ -232,7 +234,7 @@ class LlamaGen(nn.Module):
         Args:
             features: caption features [batch, prefix, caption_dim], captions at the right end.
             caption_mask: bool [batch, prefix], True where there is caption.
-            unconditional: bool [batch], whose caption to replace by the unconditional one.
+            unconditional: bool [batch]; True replaces the caption by the unconditional one.
             tokens: int64 [batch, codes] in raster order.
         """
         prefix = self.cls_embedding(features, unconditional)
@@ -245,7 +247,7 @@ class LlamaGen(nn.Module):
 
 
 class LlamaGenModel:
-    """What all image models around a LlamaGen share; see :class:`pjd.decoder.model.ImageModel`.
+    """A LlamaGen that writes images; see :class:`pjd.decoder.model.ImageModel`.
 
     A subclass encodes prompts and decodes codes.
 
@@ -274,15 +276,14 @@ class LlamaGenModel:
         return self.transformer.output.weight.dtype
 
     def prefix(self, condition: Tensor, mask: Tensor, guided: bool) -> Prompt:
-        """Embed conditions, and as many unconditional ones if ``guided``.
+        """Embed conditions and, if ``guided``, as many unconditional ones.
 
-        The unconditional branch has the mask of the caption that it stands beside, as in the
-        official code.
+        An unconditional prompt has the mask of its image's caption, as in the official code.
 
         Args:
             condition: what the transformer's ``cls_embedding`` takes, [batch, ...].
             mask: bool [batch, prefix], True where there is caption.
-            guided: with a second branch.
+            guided: whether there is an unconditional branch.
         """
         branches = 2 if guided else 1
         unconditional = torch.arange(branches, device=self.device).repeat_interleave(len(mask)) == 1
@@ -300,7 +301,7 @@ class LlamaGenModel:
         )
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings of image codes."""
+        """Embeddings of codes."""
         return self.transformer.tok_embeddings(tokens)
 
     def forward(

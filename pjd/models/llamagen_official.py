@@ -1,4 +1,4 @@
-"""LlamaGen (arXiv 2406.06525) from its official checkpoints: images of a class, or of a caption."""
+"""LlamaGen (arXiv 2406.06525) from official checkpoints: images of a class, or of a caption."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 from pjd.decoder.model import Prompt
 from pjd.errors import ParameterError
+from pjd.models.catalogue import LLAMAGEN_CAPTION_SAMPLING, LLAMAGEN_CLASS_SAMPLING
 from pjd.models.checkpoint import fit, read
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig, LlamaGenModel, rotary_table
 from pjd.models.llamagen_vq import MULTIPLIERS, UNUSED, LlamaGenVQ
 
 CLASSES = 1000
-"""ImageNet's classes; the class after them stands for none."""
+"""Classes of ImageNet; one class more stands for no class."""
 
 CAPTION, FEATURES = 120, 2048
-"""Positions of a caption, and numbers at each, as flan-t5-xl gives them."""
+"""Positions of a caption, and features per position, as flan-t5-xl computes them."""
 
 Encoder = Callable[[list[str]], tuple[Tensor, Tensor]]
-"""Captions to features [batch, 120, 2048] and their mask bool [batch, 120], right-aligned."""
+"""From captions to features [batch, 120, 2048] and their mask bool [batch, 120], right-aligned."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Format:
         layers: transformer blocks.
         heads: attention heads.
         grid: rows and columns of codes.
-        captioned: conditioned on a caption; else on a class.
+        captioned: whether it is conditioned on a caption, and not on a class.
     """
 
     dim: int
@@ -51,10 +52,8 @@ class Format:
 
     @property
     def sampling(self) -> dict[str, float | int]:
-        """Defaults of the official sampling scripts."""
-        if self.captioned:
-            return {"guidance": 7.5, "top_k": 1000}
-        return {"guidance": 4.0, "top_k": 2000}
+        """The model's own defaults."""
+        return LLAMAGEN_CAPTION_SAMPLING if self.captioned else LLAMAGEN_CLASS_SAMPLING
 
 
 FORMATS = {
@@ -66,15 +65,15 @@ FORMATS = {
     "llamagen-t2i-xl-256": Format(1280, 36, 20, 16, captioned=True),
     "llamagen-t2i-xl-512": Format(1280, 36, 20, 32, captioned=True),
 }
-"""By the name of the model."""
+"""Formats by the name of the model."""
 
 
 class ClassEmbedder(nn.Module):
-    """Classes to prefix embeddings; the class after the last is the unconditional one.
+    """Classes to prefix embeddings; one class more is the unconditional one.
 
     Args:
         dim: width of the residual stream.
-        classes: how many.
+        classes: number of classes.
     """
 
     def __init__(self, dim: int, classes: int = CLASSES) -> None:
@@ -84,7 +83,7 @@ class ClassEmbedder(nn.Module):
         self.embedding_table = nn.Embedding(classes + 1, dim)
 
     def forward(self, labels: Tensor, unconditional: Tensor) -> Tensor:
-        """Embed int64 [batch] as [batch, 1, dim]; where ``unconditional``, as no class."""
+        """Embed ``labels`` int64 [batch], or no class where ``unconditional``: [batch, 1, dim]."""
         return self.embedding_table(torch.where(unconditional, self.classes, labels))[:, None]
 
 
@@ -93,10 +92,10 @@ class OfficialLlamaGen(LlamaGenModel):
 
     Args:
         name: for labels.
-        transformer: its ``cls_embedding`` takes features of a caption, or classes.
-        pixels: codes int64 [batch, R, C] to images uint8 [batch, height, width, 3].
+        transformer: its ``cls_embedding`` takes the features of captions, or classes.
+        pixels: from codes int64 [batch, R, C] to images uint8 [batch, height, width, 3].
         sampling: the model's own defaults.
-        captions: encodes captions; None: prompts are classes.
+        captions: encodes captions; None: prompts are numbers of classes.
     """
 
     def __init__(
@@ -114,10 +113,10 @@ class OfficialLlamaGen(LlamaGenModel):
         self.codebook = pixels.codebook
 
     def condition(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """What the transformer is conditioned on, and the mask bool [batch, prefix] of it.
+        """The input of ``cls_embedding`` for the prompts, and its mask bool [batch, prefix].
 
         Raises:
-            ParameterError: if a prompt is no class, where the model was trained on classes.
+            ParameterError: if the model was trained on classes and a prompt is none.
         """
         if self.captions is not None:
             features, mask = self.captions(prompts)
@@ -131,11 +130,11 @@ class OfficialLlamaGen(LlamaGenModel):
         return labels, torch.ones(len(prompts), 1, dtype=torch.bool, device=self.device)
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
-        """Embed the prompts, and as many unconditional ones if ``guided``."""
+        """Embed the prompts and, if ``guided``, as many unconditional ones."""
         return self.prefix(*self.condition(prompts), guided)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Pixels of the codes, image by image: activations of a large one take gigabytes."""
+        """Pixels of the codes, image by image: a large image's activations take gigabytes."""
         codes = tokens.unflatten(1, (self.grid.rows, self.grid.columns))
         return torch.cat([self.pixels(image) for image in codes.split(1)])
 
@@ -148,8 +147,8 @@ def load_transformer(
     Args:
         tensors: by their official names.
         config: sizes.
-        captioned: conditioned on captions; else on classes.
-        source: what to call the checkpoint in an error.
+        captioned: whether it is conditioned on captions, and not on classes.
+        source: how an error names the checkpoint.
 
     Raises:
         ValueError: naming every tensor that is missing, unexpected or of another shape.
@@ -158,39 +157,39 @@ def load_transformer(
         transformer = LlamaGen(config)
         if not captioned:
             transformer.cls_embedding = ClassEmbedder(config.dim)
-    # Older files hold the rotary table, which is computed.
+    # Older files have the rotary table, which we compute.
     fit(transformer, {k: v for k, v in tensors.items() if k != "freqs_cis"}, source)
-    # In single precision, whatever the weights are.
+    # In single precision, whatever the dtype of the weights.
     transformer.rotary = rotary_table(config).to(transformer.output.weight.device)
     return transformer
 
 
 def load_vq(tensors: dict[str, Tensor], source: str) -> LlamaGenVQ:
-    """The image decoder of a checkpoint, VQ-16 or VQ-8 by its number of resolutions.
+    """The image decoder of a checkpoint: VQ-16 or VQ-8, told by its number of resolutions.
 
     Args:
         tensors: by their official names.
-        source: what to call the checkpoint in an error.
+        source: how an error names the checkpoint.
 
     Raises:
         ValueError: naming every tensor that is missing, unexpected or of another shape.
     """
-    kept = {name: value.float() for name, value in tensors.items() if not name.startswith(UNUSED)}
-    levels = {name.split(".")[2] for name in kept if name.startswith("decoder.conv_blocks.")}
+    needed = {name: t.float() for name, t in tensors.items() if not name.startswith(UNUSED)}
+    levels = {name.split(".")[2] for name in needed if name.startswith("decoder.conv_blocks.")}
     if len(levels) not in MULTIPLIERS:
         counts = " or ".join(map(str, MULTIPLIERS))
         raise ValueError(f"{source} has {len(levels)} decoder.conv_blocks, not {counts}")
     with torch.device("meta"):
         vq = LlamaGenVQ(len(levels))
-    fit(vq, kept, source)
+    fit(vq, needed, source)
     return vq
 
 
 def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
     """The text encoder flan-t5-xl.
 
-    Captions are in lower case, without space at their ends. The official code also takes out
-    addresses and markup, which captions seldom have.
+    It makes captions lower case and strips space at their ends. The official code also removes
+    web addresses and markup, which captions rarely have.
 
     Args:
         folder: of the encoder, with its tokenizer.
@@ -207,7 +206,7 @@ def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
         raise FileNotFoundError(f"no folder {folder}: captions need google/flan-t5-xl")
     local = {"local_files_only": True, "trust_remote_code": False}
     words = AutoTokenizer.from_pretrained(folder, **local)
-    # What does not fit would be random, with no more than a warning: asked for, and refused.
+    # transformers only warns of weights that do not fit, and makes them random: we refuse them.
     strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     encoder, report = T5EncoderModel.from_pretrained(folder, dtype=dtype, **local, **strict)
     wrong = [f"missing {name}" for name in sorted(report["missing_keys"])]
@@ -221,7 +220,7 @@ def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
 
     @torch.no_grad()
     def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Features of captions, moved from the left end to the right one."""
+        """Features of captions and their mask, right-aligned."""
         found = words(
             [caption.lower().strip() for caption in captions],
             max_length=CAPTION,
@@ -236,7 +235,7 @@ def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
 
 
 def align(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Move ``features`` [batch, length, width] where ``mask`` to the right end; zeros elsewhere."""
+    """Right-align ``features`` [batch, length, width] by their ``mask``; the rest becomes 0."""
     order = mask.to(torch.int8).argsort(dim=1, stable=True)
     mask = mask.gather(1, order)
     moved = features.gather(1, order[..., None].expand_as(features))
@@ -255,8 +254,8 @@ def load(
 
     Args:
         name: a key of :data:`FORMATS`.
-        folder: with the transformer's one file, ``.pt`` or converted to safetensors, and the VQ's
-            if ``vq`` is None.
+        folder: with one file of the transformer, ``.pt`` or converted to safetensors, and that of
+            the VQ tokenizer if ``vq`` is None.
         vq: the VQ tokenizer's file; None: the one in ``folder`` that begins with "vq".
         text: folder of flan-t5-xl, for a model that takes captions.
         device: where the model goes.
@@ -269,19 +268,20 @@ def load(
     """
     if name not in FORMATS:
         raise ValueError(f"model = {name!r}: must be one of {', '.join(FORMATS)}")
-    chosen = FORMATS[name]
+    image_format = FORMATS[name]
     files = sorted(file for file in folder.glob("*") if file.suffix in (".pt", ".safetensors"))
-    pictures = vq or next((file for file in files if file.name.startswith("vq")), folder / "vq.pt")
+    vq_file = vq or next((file for file in files if file.name.startswith("vq")), folder / "vq.pt")
     weights = [file for file in files if not file.name.startswith("vq")]
     if len(weights) != 1:
         found = ", ".join(file.name for file in weights) or "none"
         raise FileNotFoundError(
             f"model {name}: {folder} must hold one file of weights; found {found}"
         )
-    decoder = load_vq(read(pictures, device), str(pictures))
+    decoder = load_vq(read(vq_file, device), str(vq_file))
     captions = None
-    if chosen.captioned:
+    if image_format.captioned:
         captions = t5(text or folder / "flan-t5-xl", device, dtype)
     tensors = {key: value.to(dtype) for key, value in read(weights[0], device).items()}
-    transformer = load_transformer(tensors, chosen.config, chosen.captioned, str(weights[0]))
-    return OfficialLlamaGen(name, transformer, decoder, chosen.sampling, captions)
+    config, captioned = image_format.config, image_format.captioned
+    transformer = load_transformer(tensors, config, captioned, str(weights[0]))
+    return OfficialLlamaGen(name, transformer, decoder, image_format.sampling, captions)

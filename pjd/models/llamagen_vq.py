@@ -1,7 +1,8 @@
 """The image decoder of LlamaGen's VQ tokenizers (arXiv 2406.06525): codes to pixels.
 
-The network is that of Chameleon's VQGAN but for attention at the lowest resolution, and codes are
-of length 1. Parameter names are those of the official checkpoints (``vq_ds16_c2i.pt`` and others).
+The network is that of Chameleon's VQGAN, with attention at the lowest resolution and with unit
+vectors as codebook. Parameter names are those of the official checkpoints (``vq_ds16_c2i.pt`` and
+others).
 """
 
 import torch.nn.functional as F
@@ -17,21 +18,22 @@ from pjd.models.chameleon_vq import (
 from pjd.models.tokenizer import to_uint8
 
 UNUSED = ("encoder.", "quant_conv.", "quantize.codebook_used")
-"""Parts of an official checkpoint that read images, or that trained it."""
+"""Names of parameters that are not needed begin with these: they read images, or train."""
 
 MULTIPLIERS = {4: (1, 2, 2, 4), 5: (1, 1, 2, 2, 4)}
-"""Channels at each resolution, the highest first, by how many there are: VQ-8 and VQ-16."""
+"""Channels at each resolution in units of the base, the highest resolution first, by the number of
+resolutions: 4 in VQ-8, 5 in VQ-16."""
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and the way up from it.
+    """The blocks of one resolution, and the upsampling to the next.
 
     Args:
         inputs: channels in.
         channels: channels out.
         blocks: residual blocks.
-        attends: attention after each of them.
-        last: there is no way up.
+        attends: whether attention follows each of them.
+        last: whether there is no upsampling.
     """
 
     def __init__(self, inputs: int, channels: int, blocks: int, attends: bool, last: bool) -> None:
@@ -40,7 +42,7 @@ class Level(nn.Module):
         self.res = nn.ModuleList(
             ResidualBlock(inputs if number == 0 else channels, channels) for number in range(blocks)
         )
-        # Without attention there are no parameters here, and no names of such, as in the original.
+        # An identity has no parameters, so that names are as in the original without attention.
         attention = AttentionBlock if attends else nn.Identity
         self.attn = nn.ModuleList(attention(channels) for _ in range(blocks))
         self.upsample = nn.Identity() if last else Upsample(channels)
@@ -57,7 +59,7 @@ class Decoder(nn.Module):
 
     Args:
         multipliers: channels at each resolution in units of ``base``, the highest first.
-        base: channels.
+        base: the unit.
         latent: channels of the latents.
         blocks: residual blocks at each resolution.
     """
@@ -90,9 +92,10 @@ class LlamaGenVQ(nn.Module):
     """Codes to images.
 
     Args:
-        levels: resolutions, 5 (VQ-16) or 4 (VQ-8); ``2 ** (levels - 1)`` pixels a code on a side.
-        codes: how many.
-        width: numbers a code.
+        levels: resolutions, 5 (VQ-16) or 4 (VQ-8); a code stands for ``2 ** (levels - 1)`` pixels
+            per side.
+        codes: number of codes.
+        width: of a code's vector.
         base: channels at the highest resolution; a multiple of 32.
         latent: channels of the latents.
         blocks: residual blocks at each resolution of the decoder.
@@ -107,7 +110,7 @@ class LlamaGenVQ(nn.Module):
         latent: int = 256,
         blocks: int = 3,
     ) -> None:
-        """Make the codes and the decoder."""
+        """Make the table of vectors and the decoder."""
         super().__init__()
         self.reduction = 2 ** (levels - 1)
         self.quantize = Quantizer(codes, width)
@@ -120,6 +123,6 @@ class LlamaGenVQ(nn.Module):
         return F.normalize(self.quantize.embedding.weight, dim=-1)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Images uint8 [batch, height, width, 3] of code ids int64 [batch, rows, columns]."""
+        """Images uint8 [batch, height, width, 3] of codes int64 [batch, R, C]."""
         vectors = F.normalize(self.quantize.embedding(ids), dim=-1).permute(0, 3, 1, 2)
         return to_uint8(self.decoder(self.post_quant_conv(vectors)))

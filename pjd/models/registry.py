@@ -1,4 +1,4 @@
-"""Which models there are, and how to load one by name."""
+"""The models by name: where their weights are, their defaults, and how to load them."""
 
 import json
 from importlib import import_module
@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def embedded_in(folder: Path) -> bool:
-    """Whether an embedded model, or one trained as they are, is in ``folder``."""
+    """Whether ``folder`` has an embedded model, or one that was trained in the same way."""
     return all((folder / file).exists() for file in ("model.json", "model.safetensors"))
 
 
@@ -33,15 +33,18 @@ def available() -> list[str]:
 
 
 def official(name: str) -> Checkpoint | None:
-    """The official checkpoint of a name, or of a folder that is called so; None: there is none."""
+    """The official checkpoint of this name, or of a folder of this name, or None."""
     return CATALOGUE.get(Path(name).name)
 
 
 def resolve(name: str) -> Path:
-    """Folder of a model: "emoji" (the best on disk), one in ``weights/``, or a path.
+    """The folder of a model.
+
+    Args:
+        name: "emoji" (the best embedded model on disk), a folder of ``weights/``, or a path.
 
     Raises:
-        ParameterError: if the name is none of these, or no weights are there.
+        ParameterError: if the name is none of these, or if there are no weights.
     """
     if name == "emoji":
         best = available()
@@ -71,8 +74,8 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
     Args:
         name: see :func:`resolve`.
         method: a key of :data:`pjd.decoder.methods.PRESETS`.
-        options: of :class:`pjd.decoder.config.DecodeConfig`; what is not given, or is None, is the
-            model's own default, then the method's.
+        options: of :class:`pjd.decoder.config.DecodeConfig`. An option that is not given, or is
+            None, has the model's own default or, if it has none, the method's.
 
     Raises:
         ParameterError: for an unknown model, method or option, or a value outside its range.
@@ -82,7 +85,7 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
 
 
 def default_sampling(name: str) -> dict[str, float | int]:
-    """The model's own defaults for options of a decoder, before it is loaded; see :func:`resolve`.
+    """The model's own defaults for options of a decoder, without loading it; see :func:`resolve`.
 
     Raises:
         ParameterError: if there is no such model.
@@ -109,7 +112,7 @@ def check_device(device: str | None) -> None:
 
 
 def choose_device(device: str | None) -> str:
-    """``device`` or, if it is None, the GPU if there is one.
+    """``device``; if it is None, "cuda" where there is a GPU, else "cpu".
 
     Raises:
         ParameterError: if there is no such device.
@@ -130,11 +133,12 @@ def load(
     """Load a model.
 
     Args:
-        name: see :func:`resolve`. An official checkpoint lies in ``weights/<name>``, or a folder
-            of that name elsewhere; folders that it needs besides are beside it.
-        device: where it goes.
-        dtype: its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model, bfloat16
-            for an official one.
+        name: see :func:`resolve`. An official checkpoint is read from ``weights/<name>`` or any
+            folder of that name; its extra parts (image decoder, text encoder) are looked up in
+            folders beside it.
+        device: where it goes, one of :data:`DEVICES`.
+        dtype: of its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model,
+            bfloat16 for an official one.
         compiled: see :func:`compile_forward`.
 
     Raises:
@@ -160,14 +164,14 @@ def load(
 
 
 def compile_forward(model: "ImageModel") -> "ImageModel":
-    """Let a model's forwards run as compiled graphs, on a GPU captured as CUDA graphs.
+    """Compile the forward pass of a model; on a GPU it is also captured as CUDA graphs.
 
-    There is one graph for each number of images and of queries; the first forward of each takes
-    long, so it pays for many images, or for a large model. Returns the model itself.
+    There is one graph per number of images and of queries, and its first forward pass is slow. So
+    it pays for many images, or for a large model. Returns the model itself.
     """
     import torch
 
-    # Beyond the limit forwards would run uncompiled without a word.
+    # Beyond this limit forward passes would silently run uncompiled.
     torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
     captured = model.device.type == "cuda"
     plain = model.cache

@@ -1,7 +1,7 @@
 """The VQ image tokenizer of the emoji models: 4x4 pixels to one of 1024 codes, and back.
 
-Fully convolutional and normalised per pixel only, so that one set of weights serves every image
-size and may be trained on small crops.
+It is fully convolutional and normalises each pixel by itself. So one set of weights serves all
+image sizes, and can be trained on small crops.
 """
 
 import torch
@@ -13,7 +13,7 @@ class PixelNorm(nn.Module):
     """RMS normalisation over the channels of each pixel, with a learned gain."""
 
     def __init__(self, channels: int) -> None:
-        """Make the gain, one a channel."""
+        """Make one gain per channel."""
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels, 1, 1))
 
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
 
 
 class Codebook(nn.Module):
-    """L2-normalised codes, learned by exponential moving average with dead-code restart."""
+    """The codebook: unit vectors, learned by exponential moving average with dead-code restart."""
 
     def __init__(self, codes: int, width: int, decay: float = 0.99) -> None:
         """Make ``codes`` unit vectors of ``width`` numbers each."""
@@ -50,18 +50,18 @@ class Codebook(nn.Module):
         self.register_buffer("total", self.weight.clone(), persistent=False)
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Code ids [n] nearest to the unit vectors ``z`` [n, width]."""
+        """Codes [n] nearest to the unit vectors ``z`` [n, width]."""
         return (z @ self.weight.T).argmax(-1)
 
     @torch.no_grad()
     def learn(self, z: Tensor, ids: Tensor) -> None:
-        """Move the codes towards the vectors ``z`` [n, width] assigned to them by ``ids`` [n]."""
+        """Move the vectors of the codes ``ids`` [n] towards the vectors ``z`` [n, width]."""
         codes = self.weight.shape[0]
         count = torch.bincount(ids, minlength=codes).to(z.dtype)
         total = torch.zeros_like(self.total).index_add_(0, ids, z)
         self.usage.mul_(self.decay).add_(count, alpha=1 - self.decay)
         self.total.mul_(self.decay).add_(total, alpha=1 - self.decay)
-        # A code that a batch hardly ever picks is restarted at one of the batch's own vectors.
+        # A code that is hardly ever picked restarts at one of the batch's own vectors.
         dead = self.usage < 0.05 * self.usage.mean()
         chosen = z[torch.randint(len(z), (codes,))]
         self.total[dead] = chosen[dead]
@@ -70,7 +70,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start(self, z: Tensor, rounds: int = 10) -> None:
-        """Place the codes by spherical k-means over the unit vectors ``z`` [n, width]."""
+        """Initialise the codebook by spherical k-means over the unit vectors ``z`` [n, width]."""
         self.weight.copy_(z[torch.randperm(len(z))[: len(self.weight)]])
         for _ in range(rounds):
             ids = self.nearest(z)
@@ -88,12 +88,13 @@ class Tokenizer(nn.Module):
 
     Args:
         codes: size of the codebook.
-        width: numbers in a code vector.
+        width: of a code's vector.
         channels: feature channels at half and at a quarter of the resolution.
-        blocks: residual blocks at half and at a quarter of the resolution, on either side.
-        shuffle: seed of a fixed random order of the codes of an image; None: they lie as the
-            picture does. What lies side by side then tells nothing, which is what a decoder
-            that relies on locality is tried on.
+        blocks: residual blocks at half and at a quarter of the resolution, in the encoder and in
+            the decoder each.
+        shuffle: seed of a fixed random order of the codes of an image, in which neighbouring
+            codes do not help to predict each other: a control for decoders that rely on
+            locality. None: raster order.
     """
 
     reduction = 4
@@ -133,29 +134,29 @@ class Tokenizer(nn.Module):
         )
 
     def embed(self, images: Tensor) -> Tensor:
-        """Unit vectors [batch, height, width, code width] of ``images`` in [-1, 1]."""
+        """Unit vectors [batch, R, C, width], not quantised, of ``images`` in [-1, 1]."""
         return F.normalize(self.encoder(images).permute(0, 2, 3, 1), dim=-1)
 
     def render(self, vectors: Tensor) -> Tensor:
-        """Images [batch, 3, 4*height, 4*width] in about [-1, 1] of code vectors."""
+        """Images [batch, 3, 4*R, 4*C] in about [-1, 1] of vectors [batch, R, C, width]."""
         return self.decoder(vectors.permute(0, 3, 1, 2))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Code ids [batch, height, width] (int64) of uint8 ``images`` [batch, H, W, 3]."""
+        """Codes int64 [batch, R, C] of uint8 ``images`` [batch, H, W, 3]."""
         vectors = self.embed(to_float(images))
         ids = self.codebook.nearest(vectors.flatten(0, 2)).view(vectors.shape[:3])
-        return self.laid_out(ids.flatten(1)).view(ids.shape)
+        return self.in_code_order(ids.flatten(1)).view(ids.shape)
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
-        """Images [batch, 4*height, 4*width, 3] (uint8) of code ids [batch, height, width]."""
-        place = self.laid_out(torch.arange(ids[0].numel(), device=ids.device)[None])
-        ids = ids.flatten(1)[:, place[0].argsort()].view(ids.shape)
+        """Images uint8 [batch, 4*R, 4*C, 3] of codes int64 [batch, R, C]."""
+        position = self.in_code_order(torch.arange(ids[0].numel(), device=ids.device)[None])
+        ids = ids.flatten(1)[:, position[0].argsort()].view(ids.shape)
         return to_uint8(self.render(self.codebook.weight[ids]))
 
-    def laid_out(self, values: Tensor) -> Tensor:
-        """Values [batch, cells] of a picture's cells in raster order, in the codes' order."""
+    def in_code_order(self, values: Tensor) -> Tensor:
+        """Reorder values [batch, R * C] of patches, from raster order to the order of the codes."""
         if self.shuffle is None:
             return values
         random = torch.Generator().manual_seed(self.shuffle)
@@ -174,6 +175,6 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each of two uint8 batches [batch, H, W, 3]."""
+    """Peak signal-to-noise ratio in dB, [batch], of ``images`` uint8 [batch, H, W, 3]."""
     error = (images.float() - references.float()).square().flatten(1).mean(1)
     return 10 * torch.log10(255.0**2 / error.clamp(min=1e-3))

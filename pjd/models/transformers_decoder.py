@@ -1,27 +1,30 @@
 """Any raster-order model whose backbone is a transformers decoder (Llama, Chameleon, ...).
 
-The decoder runs as it is: it is given input embeddings, position ids, a 4-D mask and a cache,
+We do not change the decoder. We give it input embeddings, position ids, a 4-D mask and a cache,
 which together say everything that it would otherwise infer from the order of its inputs.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from pjd.decoder.cache import SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
+from pjd.models.checkpoint import fit
+
+Language = TypeVar("Language", bound=PreTrainedModel)
 
 
 class DecoderCache(Cache):
     """A slot cache behind the interface of transformers.
 
     Args:
-        slots: aimed at the slots of the next forward's inputs.
+        slots: knows the slots that the next forward pass writes.
     """
 
     def __init__(self, slots: SlotCache) -> None:
@@ -40,20 +43,20 @@ class DecoderCache(Cache):
         return self.slots.update(key_states, value_states, layer_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> NoReturn:
-        """Refuse: slots are filled in any order, so no length tells where the next input goes.
+        """Refuse: slots are filled in any order, so a length does not say where an input goes.
 
         Raises:
-            NotImplementedError: always; positions and mask are given with every forward.
+            NotImplementedError: always; every forward pass comes with its positions and mask.
         """
         raise NotImplementedError("a slot cache has no length: give position_ids and a 4-D mask")
 
 
 def code_head(head: nn.Linear, tokens: Tensor) -> nn.Linear:
-    """The part of an output head that gives the logits of image codes.
+    """The part of an output head that computes the logits of the codes.
 
     Args:
-        head: logits of the whole vocabulary.
-        tokens: int64 [vocabulary], the token of each image code.
+        head: computes the logits of all tokens, of text too.
+        tokens: int64 [vocabulary], the token of each code.
     """
     part = nn.Linear(head.in_features, len(tokens), bias=head.bias is not None, device="meta")
     for name, parameter in head.named_parameters():
@@ -62,12 +65,43 @@ def code_head(head: nn.Linear, tokens: Tensor) -> nn.Linear:
 
 
 def exact_rotary(backbone: PreTrainedModel) -> None:
-    """Compute the frequencies of the rotary positions anew, in single precision.
+    """Compute the frequencies of the rotary positions again, in single precision.
 
-    They are no part of a checkpoint, and would be rounded with the weights.
+    They are not part of a checkpoint, and loading would round them to the dtype of the weights.
     """
     rotary = type(backbone.rotary_emb)(backbone.config)
     backbone.rotary_emb = rotary.to(backbone.device)
+
+
+def load_language(
+    architecture: type[Language],
+    config: PretrainedConfig,
+    tensors: dict[str, Tensor],
+    unused: tuple[str, ...],
+    source: str,
+) -> Language:
+    """A transformers model without the parts that no image needs, which saves their memory.
+
+    Call :func:`exact_rotary` on its backbone afterwards.
+
+    Args:
+        architecture: the model's class.
+        config: of the checkpoint.
+        tensors: by name; the model keeps their dtypes and device.
+        unused: parts to leave out, such as "model.vqmodel.encoder.", with the dot.
+        source: how an error names the checkpoint.
+
+    Raises:
+        ValueError: naming every tensor that is missing, unexpected or of another shape.
+    """
+    with torch.device("meta"):
+        language = architecture(config)
+    for part in unused:
+        parent, _, name = part.removesuffix(".").rpartition(".")
+        delattr(language.get_submodule(parent), name)
+    needed = {name: value for name, value in tensors.items() if not name.startswith(unused)}
+    fit(language, needed, source)
+    return language
 
 
 class DecoderModel:
@@ -75,22 +109,22 @@ class DecoderModel:
 
     Args:
         name: for labels.
-        backbone: gives hidden states of ``inputs_embeds``, such as ``LlamaModel``; full attention
-            in every layer, by the implementation "sdpa".
-        grid: geometry; ``row_end`` is the token that the format forces after a row, or None.
-        tokens: int64 [vocabulary], the backbone's token of each image code.
-        head: hidden states [..., dim] to logits of the image codes [..., vocabulary], see
+        backbone: computes hidden states from ``inputs_embeds``, such as ``LlamaModel``; every
+            layer has full attention with the implementation "sdpa".
+        grid: geometry; ``row_end`` is the backbone's token after every row, or None.
+        tokens: int64 [vocabulary], the backbone's token of each code.
+        head: from hidden states [..., dim] to logits of the codes [..., vocabulary], see
             :func:`code_head`.
-        prompt: tokens of a prompt (True), or of its unconditional counterpart (False), up to the
-            last one before the first code; None: prompts come as tokens, see
-            :meth:`encode_tokens`.
-        pixels: codes int64 [batch, R, C] to images uint8 [batch, height, width, 3].
+        prompt: from a text and True to the tokens before the first code; with False, to those of
+            the unconditional prompt. None: prompts come as tokens, see :meth:`encode_tokens`.
+        pixels: from codes int64 [batch, R, C] to images uint8 [batch, height, width, 3].
         codebook: unit vectors of the codes, float [vocabulary, width].
         sampling: the model's own defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
-        embedding: tokens int64 [...] of the image to inputs [..., dim]; None: as those of prompts.
+        embedding: from the backbone's tokens int64 [...] of an image to inputs [..., dim]; None:
+            the embedding that prompts use.
 
     Raises:
-        ValueError: if the backbone's attention is not as above.
+        ValueError: if the backbone has another kind of attention.
     """
 
     def __init__(
@@ -108,7 +142,7 @@ class DecoderModel:
     ) -> None:
         """Put the parts together, in evaluation mode."""
         config = backbone.config
-        # "eager" would add a boolean mask to the scores, and say nothing.
+        # "eager" would silently add a boolean mask to the scores.
         if config._attn_implementation != "sdpa":
             raise ValueError(f"{name}: attention is {config._attn_implementation}, must be sdpa")
         if getattr(config, "sliding_window", None) is not None:
@@ -137,8 +171,8 @@ class DecoderModel:
     def to(self, device: torch.device | str) -> "DecoderModel":
         """Move the model; returns itself.
 
-        Its dtype is chosen when it is loaded: a module's ``to`` would round the frequencies of
-        the rotary positions as well.
+        It has no parameter for the dtype, which is chosen when the model is loaded: a module's
+        ``to`` would also round the frequencies of the rotary positions.
         """
         self.device = torch.device(device)
         for module in (self.backbone, self.head, self.embedding, self.pixels):
@@ -148,10 +182,10 @@ class DecoderModel:
         return self
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
-        """Embed the prompts, and their unconditional counterparts if ``guided``.
+        """Embed the prompts and, if ``guided``, as many unconditional ones.
 
         Raises:
-            ValueError: if the model takes prompts as tokens only.
+            ValueError: if the model takes only prompts that are tokens.
         """
         if self.prompt is None:
             raise ValueError(f"{self.name}: prompts must be tokens, see encode_tokens")
@@ -161,7 +195,7 @@ class DecoderModel:
         )
 
     def encode_tokens(self, rows: list[list[int]]) -> Prompt:
-        """Embed prompts given as tokens, the unconditional branch (if any) after the other.
+        """Embed prompts that are tokens: those of the conditional branch first.
 
         Prompts are padded on the left; the positions of each count from 0.
         """
@@ -187,7 +221,7 @@ class DecoderModel:
         )
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings of image codes, and of the id ``vocabulary``, the forced row-end token."""
+        """Embeddings of codes and of the id ``vocabulary``, which is the forced row-end token."""
         return self.embedding(self.tokens[tokens])
 
     def forward(
@@ -204,21 +238,21 @@ class DecoderModel:
         return self.head(hidden.last_hidden_state)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Pixels of the codes, image by image: activations of a large one take gigabytes."""
+        """Pixels of the codes, image by image: a large image's activations take gigabytes."""
         codes = tokens.unflatten(1, (self.grid.rows, self.grid.columns))
         return torch.cat([self.pixels(image) for image in codes.split(1)])
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A model around transformers' own, and its prompts; see :mod:`pjd.custom_generate`.
+    """A wrapped transformers model and its prompts; see :mod:`pjd.custom_generate`.
 
     Attributes:
-        model: has no prompts of text.
+        model: takes only prompts that are tokens.
         conditional: tokens of each prompt.
-        unconditional: tokens of the branch without a prompt, one list per prompt.
+        unconditional: tokens of each unconditional prompt, one per prompt.
         closing: tokens after the image.
-        guidance: the scale where the caller of ``generate`` gives none.
+        guidance: the guidance scale if the caller of ``generate`` gives none.
     """
 
     model: DecoderModel

@@ -1,1 +1,1 @@
-"""The study: parameterised notebooks, runs, figures, the report."""
+"""The study: notebooks with parameters, runs, figures, the report."""

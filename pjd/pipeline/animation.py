@@ -9,32 +9,70 @@ from pjd.api import Result
 from pjd.decoder.grid import Grid
 
 EMPTY, DRAFT = 236, 190
-"""Grey of a place that nothing is known of, and of one that holds a draft."""
+"""Grey of a position without a token, and of one that holds a draft."""
+
+MARGIN = 12
+"""Pixels around each picture."""
 
 
 def course(result: Result, image: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Which codes were committed, and which held a draft, after each forward.
+    """Which codes are committed, and which positions hold a draft, after each forward pass.
 
     Args:
         result: from :func:`pjd.api.generate`.
-        image: which of its images.
+        image: index of the image.
         grid: of the model.
 
     Returns:
-        Two bool arrays [forwards, R, C].
+        Two bool arrays [steps, R, C]: committed, draft.
     """
     committed = result.trace.committed[:, image].numpy().astype(int)
-    # What is tested next is what is held now.
+    # The drafts that are tested in the next iteration are those that are held now.
     drafted = result.trace.drafted[1:, image].numpy().astype(int)
     drafted = np.concatenate([drafted, np.zeros_like(drafted[:1])])
-    place = np.arange(result.trace.columns)
-    done = place < committed[..., None]
-    held = (place < (committed + drafted)[..., None]) & ~done
+    column = np.arange(result.trace.columns)
+    done = column < committed[..., None]
+    held = (column < (committed + drafted)[..., None]) & ~done
     steps = int(result.steps[image])
-    # Forced row-end tokens, which the raster view has, are not drawn.
+    # The raster layout has positions of forced row-end tokens, which are not drawn.
     shape = (len(done), grid.rows, -1)
     done, held = (part.reshape(shape)[:steps, :, : grid.columns] for part in (done, held))
     return done, held
+
+
+def draw_frame(
+    results: dict[str, Result],
+    courses: dict[str, tuple[np.ndarray, np.ndarray]],
+    image: int,
+    step: int,
+    side: int,
+) -> Image.Image:
+    """All decoders after the same number of forward passes, side by side.
+
+    Args:
+        results: label to result.
+        courses: label to what :func:`course` returns.
+        image: index of the image.
+        step: index of the last forward pass; a decoder that needed fewer shows its last one.
+        side: pixels per side of a picture.
+    """
+    width = len(results) * (side + MARGIN) + MARGIN
+    frame = Image.new("RGB", (width, side + 44), "white")
+    canvas, font = ImageDraw.Draw(frame), ImageFont.load_default(size=15)
+    for number, (label, result) in enumerate(results.items()):
+        done, held = courses[label]
+        last = min(step, len(done) - 1)
+        cell = side // done.shape[2]
+        pixels = np.asarray(result.images[image].resize((side, side), Image.Resampling.NEAREST))
+        mask = np.kron(done[last], np.ones((cell, cell), bool))
+        grey = np.kron(np.where(held[last], DRAFT, EMPTY), np.ones((cell, cell), int))
+        size = mask.shape[0]
+        filled = np.where(mask[..., None], pixels[:size, :size], grey[..., None])
+        x = MARGIN + number * (side + MARGIN)
+        frame.paste(Image.fromarray(filled.astype(np.uint8)), (x, 8))
+        state = f"{label}: {last + 1} steps" + (" - done" if last + 1 == len(done) else "")
+        canvas.text((x, side + 14), state, fill="black", font=font)
+    return frame.quantize(64, dither=Image.Dither.NONE)
 
 
 def animate(
@@ -47,43 +85,28 @@ def animate(
     duration: int = 100,
     limit: int = 2_000_000,
 ) -> None:
-    """Write a GIF of several decoders filling the same image, at equal model forwards.
+    """Write a GIF of several decoders filling the same image, at equal numbers of forward passes.
 
     Args:
         results: label to result; the same prompts and seeds in each.
-        image: which image.
+        image: index of the image.
         grid: of the model.
         path: the file.
-        side: pixels of a picture.
-        every: forwards a frame; None: at least 3, and so many that there are about 90 frames.
-        duration: milliseconds a frame; the last stays for two seconds.
-        limit: bytes; a file that is larger is made again with half as many frames.
+        side: pixels per side of a picture.
+        every: forward passes per frame; None: at least 3, and enough for about 90 frames.
+        duration: milliseconds per frame; the last frame stays for two seconds.
+        limit: the largest size in bytes; frames are left out until the file is not larger.
     """
-    font = ImageFont.load_default(size=15)
     courses = {label: course(result, image, grid) for label, result in results.items()}
     longest = max(len(done) for done, _ in courses.values())
     every = every or max(3, longest // 90)
     shown = [*range(every - 1, longest - 1, every), longest - 1]
-    frames = []
-    for forward in shown:
-        frame = Image.new("RGB", (len(results) * (side + 12) + 12, side + 44), "white")
-        draw = ImageDraw.Draw(frame)
-        for number, (label, result) in enumerate(results.items()):
-            done, held = courses[label]
-            last = min(forward, len(done) - 1)
-            cell = side // grid.columns
-            pixels = np.asarray(result.images[image].resize((side, side), Image.Resampling.NEAREST))
-            mask = np.kron(done[last], np.ones((cell, cell), bool))
-            grey = np.kron(np.where(held[last], DRAFT, EMPTY), np.ones((cell, cell), int))
-            size = mask.shape[0]
-            filled = np.where(mask[..., None], pixels[:size, :size], grey[..., None])
-            left = 12 + number * (side + 12)
-            frame.paste(Image.fromarray(filled.astype(np.uint8)), (left, 8))
-            state = f"{label}: {last + 1} forwards" + (" - done" if last + 1 == len(done) else "")
-            draw.text((left, side + 14), state, fill="black", font=font)
-        frames.append(frame.quantize(64, dither=Image.Dither.NONE))
+    frames = [draw_frame(results, courses, image, step, side) for step in shown]
     path.parent.mkdir(parents=True, exist_ok=True)
-    durations = [duration] * (len(frames) - 1) + [2000]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    if path.stat().st_size > limit and len(frames) > 2:
-        animate(results, image, grid, path, side, 2 * every, 2 * duration, limit)
+    while True:
+        durations = [duration] * (len(frames) - 1) + [2000]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        if path.stat().st_size <= limit or len(frames) <= 2:
+            return
+        # Half as many frames, each for twice as long; the last frame always stays.
+        frames, duration = [*frames[1:-1:2], frames[-1]], 2 * duration

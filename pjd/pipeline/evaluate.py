@@ -1,4 +1,4 @@
-"""Measuring runs, and the one tidy table of all of them."""
+"""Measure decoded runs, and the real pictures that they are compared with."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> 
         path: folder of the run.
         model: the model that decoded it.
         top_k: the k of "share of codes outside the k likeliest".
-        batch_size: images a forward.
+        batch_size: images per forward pass.
     """
     config = json.loads((path / "decode" / "run.json").read_text())["config"]
     images = read_table(path / "decode" / "images.parquet")
@@ -45,7 +45,7 @@ def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> 
     decoded = pixels(model, tokens)
     flat = flat_codes(decoded, decoded.shape[1] // model.grid.rows)
     if isinstance(model, EmojiModel):
-        flat = model.tokenizer.laid_out(flat)
+        flat = model.tokenizer.in_code_order(flat)
     with folder(path / "evaluate") as partial:
         table = images[["prompt", "group"]].assign(
             log_likelihood=nats.double().mean(1).numpy(),
@@ -66,11 +66,11 @@ def described_pictures(table: pd.DataFrame, size: int, pictures: Path) -> torch.
 
     Args:
         table: prompts, with ``image_id``.
-        size: pixels a side; pictures are cropped to a square and resized to it.
+        size: pixels per side; pictures are cropped to a square and resized.
         pictures: folder with COCO's ``000000000139.jpg`` and so on.
 
     Raises:
-        ParameterError: if the prompts do not say which picture they describe.
+        ParameterError: if the prompts do not name the pictures that they describe.
         FileNotFoundError: naming the first picture that is missing.
     """
     if "image_id" not in table:
@@ -87,16 +87,20 @@ def described_pictures(table: pd.DataFrame, size: int, pictures: Path) -> torch.
 def evaluate_reference(
     path: Path, name: str, size: int, table: pd.DataFrame, pictures: Path | None
 ) -> None:
-    """Measure the pictures that prompts of a file describe, if there are any.
+    """Measure the pictures that the prompts of a file describe, if there are any.
 
     Writes ``real.json``, and ``features.npy`` if there are pictures.
 
     Args:
         path: folder to write.
-        name: of the model whose pictures they are compared with.
-        size: see :func:`described_pictures`, which raises what is wrong.
+        name: of the model whose images they are compared with.
+        size: see :func:`described_pictures`.
         table: prompts, with ``image_id`` if there are pictures.
-        pictures: see there; None: there are none.
+        pictures: see :func:`described_pictures`; None: there are no pictures.
+
+    Raises:
+        ParameterError: see :func:`described_pictures`.
+        FileNotFoundError: see :func:`described_pictures`.
     """
     with folder(path) as partial:
         if pictures is not None:
@@ -120,14 +124,14 @@ def corpus_pictures(prompts: list[str], size: int) -> torch.Tensor:
 def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: float) -> None:
     """Measure the corpus' own pictures of the prompts, as :func:`evaluate` does a run.
 
-    Writes ``features.npy``, and ``real.json`` with the nats a token of the real codes and the
+    Writes ``features.npy``, and ``real.json`` with the nats per token of the real codes and the
     PSNR of the tokenizer, by group of prompts.
     """
-    listed = list(table.prompt)
-    pictured = corpus_pictures(listed, model.grid.rows * model.tokenizer.reduction)
+    prompts = list(table.prompt)
+    pictured = corpus_pictures(prompts, model.grid.rows * model.tokenizer.reduction)
     tokens = torch.cat([model.tokenizer.encode(part).flatten(1) for part in pictured.split(64)])
-    guided, _ = log_likelihood(model, listed, tokens, guidance, 1.0)
-    plain, _ = log_likelihood(model, listed, tokens, 1.0, 1.0)
+    guided, _ = log_likelihood(model, prompts, tokens, guidance, 1.0)
+    plain, _ = log_likelihood(model, prompts, tokens, 1.0, 1.0)
     measured = table[["group"]].assign(
         nats_guided=-guided.double().mean(1).numpy(),
         nats=-plain.double().mean(1).numpy(),

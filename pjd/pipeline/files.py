@@ -14,13 +14,13 @@ import pandas as pd
 
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at ``path`` whole, or not at all."""
+    """Yield a new folder that becomes ``path`` if the block succeeds, and is removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
     try:
         yield partial
         shutil.rmtree(path, ignore_errors=True)
-        # mkdtemp keeps others out; an output is for everyone to read.
+        # mkdtemp lets only its owner in, but everyone should read an output.
         partial.chmod(0o755)
         os.replace(partial, path)
     finally:

@@ -1,7 +1,7 @@
-"""Hash what the decoder's code says, so that only a change of it puts decoded runs out of date.
+"""Hash the decoder's code, so that decoded runs are out of date only if the code has changed.
 
-Comments, docstrings, formatting, imports, and the module in which a definition stands are left
-out: a text may be mended and a function may move without hours of decoding being out of date.
+Comments, docstrings, formatting, imports and the module of a definition are left out: otherwise
+a corrected text or a moved function would cost hours of decoding.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def plain(node: object) -> object:
-    """An abstract syntax tree as nested lists, without what some Python versions add empty."""
+    """A syntax tree as nested lists, without empty fields, which not all Python versions have."""
     if isinstance(node, ast.AST):
         fields = ((name, plain(value)) for name, value in ast.iter_fields(node))
         return [type(node).__name__, *(field for field in fields if field[1] != [])]
@@ -40,7 +40,7 @@ def read_tree(path: Path) -> ast.Module:
     """The syntax tree of a module, or of a notebook's code cells, without docstrings and imports.
 
     Raises:
-        SyntaxError: if it is no Python.
+        SyntaxError: if it is not Python.
     """
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
@@ -54,8 +54,8 @@ def read_tree(path: Path) -> ast.Module:
             statements = getattr(node, block, None)
             # A string after an assignment documents it, as a comment would.
             if isinstance(statements, list):
-                kept = [one for one in statements if not is_silent(one) and not is_text(one)]
-                setattr(node, block, kept)
+                computing = [one for one in statements if not is_silent(one) and not is_text(one)]
+                setattr(node, block, computing)
     return tree
 
 
@@ -66,7 +66,7 @@ def is_text(statement: ast.stmt) -> bool:
 
 
 def name_of(statement: ast.stmt) -> str:
-    """What a statement at the top of a module defines; "" if it defines nothing."""
+    """The name that a statement at the top of a module defines; "" if it defines none."""
     if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return statement.name
     if isinstance(statement, ast.Assign | ast.AnnAssign):
@@ -76,9 +76,9 @@ def name_of(statement: ast.stmt) -> str:
 
 
 def fingerprints(paths: list[Path]) -> dict[str, list[str]]:
-    """SHA-256 of every definition in ``paths``, by name; folders stand for all their modules.
+    """SHA-256 of every definition in ``paths``, by name; a folder stands for all its modules.
 
-    Statements that define nothing, such as a notebook's cells, are hashed together, in order.
+    Statements that define nothing, and all cells of a notebook, are hashed together, in order.
     """
     files = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""Runs a parameterised notebook through papermill, strictly, and keeps it as HTML."""
+"""Run a notebook with parameters through papermill, strictly, and keep it as HTML."""
 
 import argparse
 import os
@@ -12,23 +12,23 @@ import yaml
 from pjd.paths import ROOT
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-"""For the kernel: glibc would hand every large tensor's memory back, and fetch it page by page for
-the next. A third of the time of decoding and measuring went there."""
+"""For the kernel: by default glibc returns the memory of every large tensor to the system and gets
+it back page by page for the next one, which took a third of the time of decoding and measuring."""
 
 QUIET = ["--log-level=CRITICAL"]
-"""For the kernel: it warns of its own transport in every run, and calls being asked to stop an
-error. What a cell prints and raises comes another way."""
+"""For the kernel: in every run it warns about its transport, and logs its own shutdown as an error.
+This hides nothing that a cell prints or raises."""
 
 
 class NotebookError(RuntimeError):
-    """A notebook that cannot run or failed: the message says which, where and why."""
+    """A notebook cannot run, or failed; the message says which one, where and why."""
 
 
 def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     """Execute a notebook and render it.
 
-    papermill only warns of a parameter that the notebook does not have; here it is an error. The
-    executed notebook is kept as HTML for the reader, and nothing depends on it.
+    papermill only warns about a parameter that the notebook does not have; here it is an error. The
+    executed notebook is kept as HTML for people; nothing depends on it.
 
     Args:
         path: the notebook.
@@ -38,7 +38,8 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     Raises:
         NotebookError: for an unknown parameter, a missing notebook or a failing cell.
     """
-    # A grammar of web addresses that jsonschema takes a second to compile, and does without.
+    # jsonschema imports this package, which takes 1.5 to 2 seconds, to check web addresses. Without
+    # it, it skips that check, which no notebook needs.
     sys.modules.setdefault("rfc3987_syntax", None)
     import nbformat
     import papermill
@@ -58,7 +59,7 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     failure = None
     for name, value in KEEP_MEMORY.items():
         os.environ.setdefault(name, value)
-    # A queued experiment runs in a copy of the project: its kernel must not import the original.
+    # A queued DVC experiment runs in a copy of the project; its kernel must import that copy.
     packages = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(packages))
     try:
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("html", type=Path, help="where to write the executed notebook")
     parser.add_argument(
-        "parameters", nargs="*", help="mappings as YAML, so they are typed; later ones win"
+        "parameters", nargs="*", help="mappings in YAML; a later one overrides earlier ones"
     )
     options = parser.parse_args(arguments)
     try:

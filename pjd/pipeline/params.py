@@ -1,4 +1,4 @@
-"""params.yaml: what the pipeline is asked for, and profiles that are laid over it."""
+"""params.yaml, which says what the pipeline runs, and profiles that override parts of it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ def parameters() -> dict[str, Any]:
 
 
 def lay_over(profile: Path, parameters: Path) -> list[str]:
-    """Put the values of a profile in the place of those in ``parameters``; comments stay.
+    """Replace values of the file ``parameters`` by those of a profile; comments stay.
 
     Returns:
-        The keys that the profile has.
+        The keys that were replaced.
 
     Raises:
         FileNotFoundError: if there is no such profile.
@@ -38,7 +38,7 @@ def lay_over(profile: Path, parameters: Path) -> list[str]:
 
 
 def planned(sweeps: bool = False) -> list[str]:
-    """Names of the runs that params.yaml asks for: the main ones and, if wanted, the sweeps'."""
+    """Names of the runs in params.yaml: the main ones and, with ``sweeps``, all others."""
     chosen = parameters()
     names = [*chosen["baselines"], *(f"context-{context}" for context in chosen["contexts"])]
     more = [f"{item['folder']}/{name}" for name, item in chosen["sweeps"].items()]

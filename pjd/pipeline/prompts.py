@@ -1,4 +1,4 @@
-"""Prompts of a run: the embedded corpus' own, or those of a file."""
+"""Prompts of a run: those of the emoji corpus, or those of a file."""
 
 import json
 from pathlib import Path
@@ -9,67 +9,67 @@ from pjd.errors import ParameterError
 from pjd.paths import DATA
 
 SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}
-"""Share of the corpus' evaluation prompts that comes from each group."""
+"""Share of each group in the evaluation prompts of the corpus."""
 
 
 def emoji(count: int) -> pd.DataFrame:
-    """The first ``count`` evaluation prompts of the corpus.
+    """The first ``count`` evaluation prompts of the corpus: columns prompt and group.
 
-    Half are training names in a style held out for them, a quarter unseen names, a quarter
-    training captions. Each group is a prefix of a fixed order, so small sets are subsets of large.
+    Half of them are training names in a style held out for them, a quarter are unseen names, and a
+    quarter training captions. Each group has a fixed order, so a small set is part of a large one.
     """
     listed = json.loads((DATA / "prompts.json").read_text())
     parts = []
-    left = count
+    remaining = count
     for number, (group, share) in enumerate(SHARES.items()):
         last = number == len(SHARES) - 1
-        size = left if last else min(left, -(-int(count * share * 4) // 4))
+        size = remaining if last else min(remaining, -(-int(count * share * 4) // 4))
         if size > len(listed[group]):
             raise ParameterError("images", count, f"only {len(listed[group])} prompts of {group}")
         parts.append(pd.DataFrame({"prompt": listed[group][:size], "group": group}))
-        left -= size
+        remaining -= size
     return pd.concat(parts, ignore_index=True)
 
 
 def coco(path: Path) -> pd.DataFrame:
-    """One caption an image of COCO's captions_val2017.json, in the order of the images' ids.
+    """One caption per image of COCO's captions_val2017.json, in the order of the images' ids.
 
-    COCO has five captions an image; the first (least id) stands for it. Columns prompt, group
-    ("coco") and image_id, which names the reference picture.
+    COCO has five captions per image; this takes the one with the lowest id. Columns: prompt, group
+    ("coco") and image_id, which names the picture that the caption describes.
     """
     listed = pd.DataFrame(json.loads(path.read_text())["annotations"])
-    first = listed.sort_values(["image_id", "id"]).drop_duplicates("image_id")
-    prompt = first.caption.str.split().str.join(" ")
-    return pd.DataFrame({"prompt": prompt, "group": "coco", "image_id": first.image_id})
+    chosen = listed.sort_values(["image_id", "id"]).drop_duplicates("image_id")
+    prompt = chosen.caption.str.split().str.join(" ")
+    return pd.DataFrame({"prompt": prompt, "group": "coco", "image_id": chosen.image_id})
 
 
 def parti(path: Path) -> pd.DataFrame:
-    """PartiPrompts.tsv, its prompts with their categories as groups."""
-    # A prompt may be a number, or a word that pandas would take for a missing value.
+    """The prompts of PartiPrompts.tsv, with their categories as groups."""
+    # A prompt may be a number, or a word that pandas would read as a missing value.
     listed = pd.read_csv(path, sep="\t", quoting=3, dtype=str, keep_default_na=False)
     return pd.DataFrame({"prompt": listed["Prompt"], "group": listed["Category"]})
 
 
 def lines(path: Path) -> pd.DataFrame:
-    """A text file with one prompt a line; blank lines are skipped."""
+    """The prompts of a text file with one per line; blank lines are skipped."""
     listed = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     return pd.DataFrame({"prompt": [line for line in listed if line], "group": "file"})
 
 
 READERS = {".json": coco, ".tsv": parti, ".txt": lines}
-"""Formats of prompt files, by the ending of their names; docs/prompts.md describes them."""
+"""Functions that read prompt files, by the end of the file's name; see docs/prompts.md."""
 
 
 def read(source: str, count: int | None = None) -> pd.DataFrame:
-    """Prompts and their groups, one row a prompt.
+    """Prompts and their groups, one row per prompt.
 
     Args:
         source: "emoji", or the path of a file in one of the formats of :data:`READERS`.
-        count: how many, the first ones; None: all of a file.
+        count: number of prompts, from the first one; None: all prompts of a file.
 
     Raises:
-        ParameterError: if there are not so many, or the source is none of these or not in the
-            format that its name says.
+        ParameterError: if there are fewer prompts than ``count``, if the source has no known
+            format, or if a file is not in the format of its name.
         FileNotFoundError: if there is no such file.
     """
     if source == "emoji":

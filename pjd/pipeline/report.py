@@ -1,4 +1,4 @@
-"""One self-contained HTML page with every figure and table, and what ran."""
+"""One self-contained HTML page with all figures and tables, and with what ran."""
 
 import base64
 import html
@@ -41,7 +41,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 
 
 def picture(path: Path, title: str) -> str:
-    """Section of one figure: the PNG or GIF inline, and its caption."""
+    """Section of one figure: the PNG or GIF, inline, and its caption."""
     name, kind = path.stem, path.suffix.removeprefix(".")
     encoded = base64.b64encode(path.read_bytes()).decode()
     caption = html.escape((FIGURES / name / "caption.txt").read_text().strip())
@@ -64,23 +64,23 @@ def table(name: str, title: str) -> str:
 
 
 def summary(runs: pd.DataFrame) -> str:
-    """The result in two sentences."""
+    """The main result in two sentences."""
     ar = runs[runs.run == "main/ar"].iloc[0]
     sjd = runs[runs.method == "sjd"].iloc[0]
     pjd = runs[runs.method == "pjd"].sort_values("context")
     parts = [
-        f"PJD with {int(row.context)} context codes: {row.steps:.1f} forwards an image "
-        f"({row.compression:.2f}x), {row.gap:+.3f} nats a token from AR"
+        f"PJD with {int(row.context)} context tokens: {row.steps:.1f} steps "
+        f"({row.compression:.2f}x), {row.gap:+.3f} nats per token from AR"
         for row in pjd.itertuples()
     ]
     return (
-        f"{int(ar.images)} images a row. Vanilla AR needs {ar.steps:.0f} forwards an image, "
-        f"SJD {sjd.steps:.1f} ({sjd.compression:.2f}x). " + "; ".join(parts) + "."
+        f"{int(ar.images)} images per run. AR needs {ar.steps:.0f} steps (forward passes) per "
+        f"image, SJD {sjd.steps:.1f} ({sjd.compression:.2f}x). " + "; ".join(parts) + "."
     )
 
 
 def credits(models: set[str]) -> str:
-    """Section on whose pictures the emoji models learned from, if ``models`` has one."""
+    """Section that credits the emoji models' training pictures; "" if ``models`` has none."""
     if not any(model.startswith("emoji") for model in models):
         return ""
     sources = "; ".join(f"{source.attribution} ({source.licence})" for source in SETS)
@@ -93,7 +93,7 @@ def credits(models: set[str]) -> str:
 
 
 def what_ran(runs: set[str]) -> str:
-    """Section from the stamps of ``runs``: what all share, and each run's own options."""
+    """Section from the ``run.json`` of ``runs``: what all share, and what differs by run."""
     stamps = {
         path.parent.parent.relative_to(RUNS).as_posix(): json.loads(path.read_text())
         for path in sorted(RUNS.glob("*/*/decode/run.json"))
@@ -105,10 +105,10 @@ def what_ran(runs: set[str]) -> str:
         for name, stamp in stamps.items()
     }
     text = pd.DataFrame(rows).T.astype(str)
-    alike = text.nunique() == 1
-    shared = text.loc[:, alike].iloc[0].to_dict()
+    is_shared = text.nunique() == 1
+    shared = text.loc[:, is_shared].iloc[0].to_dict()
     listed = html.escape("; ".join(f"{key}: {value}" for key, value in shared.items()))
-    own = text.loc[:, ~alike].rename_axis("run").reset_index().to_html(index=False, border=0)
+    own = text.loc[:, ~is_shared].rename_axis("run").reset_index().to_html(index=False, border=0)
     return (
         f"<h2>What ran</h2><p>All runs: {listed}.</p><details><summary>What differs, by run"
         f'</summary><div class="wide">{own}</div></details>'
@@ -116,7 +116,7 @@ def what_ran(runs: set[str]) -> str:
 
 
 def reproduction_section() -> str:
-    """The first section: what was measured beside what is expected."""
+    """The first section: measured and expected values, side by side."""
     title = '<h2 id="verdict">Was it reproduced?</h2>'
     try:
         lines = check_reproduction()
@@ -128,7 +128,7 @@ def reproduction_section() -> str:
     more = f"<details><summary>The other runs</summary>{rest}</details>" if not main.all() else ""
     failed = ", ".join(lines.run[lines.verdict != "as expected"].unique()) or "none"
     return (
-        f"{title}<p>{good} of {len(lines)} lines as expected; not so: {failed}. "
+        f"{title}<p>{good} of {len(lines)} lines as expected; not as expected: {failed}. "
         "Tolerance: three standard deviations of the difference of two such runs.</p>"
         f'<div class="wide">{body}{more}</div>'
     )
@@ -158,18 +158,18 @@ SECTIONS = {
     "table4_mask": "Table 4: the row-causal mask",
     "pareto": "Step compression against fidelity",
     "falsification": "If neighbours tell nothing",
-    "lag": "Context at commit, and steps against their bound",
+    "lag": "Lag at commit, and steps against their bound",
     "rows": "How many rows at once",
     "windows": "How far a row drafts",
     "ingredients": "From PJD to PJD-plus",
-    "stand_ins": "What stands in for the code before a row",
+    "stand_ins": "What stands in for the token before a row",
     "latency": "From steps to seconds",
 }
-"""Sections in order: figures or tables, by the notebook's output, and their titles."""
+"""Titles of figures and tables in the order of the page, by the name of the notebook's output."""
 
 
 def section(name: str, title: str) -> str:
-    """A figure's or a table's section, whichever its notebook wrote."""
+    """Section of a figure or a table, whichever the notebook wrote."""
     for ending in ("png", "gif"):
         path = FIGURES / name / f"{name}.{ending}"
         if path.exists():
@@ -178,7 +178,7 @@ def section(name: str, title: str) -> str:
 
 
 def main(page: str = "index") -> int:
-    """Write ``reports/index.html``, everything, or ``reports/main.html``, what is made first."""
+    """Write ``reports/index.html`` with everything, or ``reports/main.html`` with the main runs."""
     wanted = [*MAIN]
     if page == "index":
         wanted += [*parameters()["sweep_figures"], "latency"]

@@ -1,4 +1,4 @@
-"""Did a run reproduce the committed results? Line by line, with tolerances from their own noise."""
+"""Compare what ran with the committed results, with tolerances from the noise of the runs."""
 
 import json
 from pathlib import Path
@@ -11,23 +11,23 @@ from pjd.paths import RESULTS, ROOT
 from pjd.pipeline.files import read_table, write_json
 
 EXPECTED = ROOT / "expected.json"
-MEASURES = {"steps": "forwards an image", "gap": "nats a token against AR"}
-"""What is compared, and its unit."""
+MEASURES = {"steps": "forward passes per image", "gap": "nats per token against AR"}
+"""Columns that are compared, and their units."""
 
 
 def tolerance(low: float, high: float) -> float:
     """Three standard deviations of the difference of two runs with such a 95 % interval.
 
-    Another machine rounds otherwise, so that it draws other codes from the same distributions: its
-    result is a fresh sample.
+    Another machine rounds differently, so it draws other codes from the same distributions: its
+    result is another sample.
     """
     return 3 * 2**0.5 * (high - low) / (2 * 1.96)
 
 
 def read_results(results: Path) -> pd.DataFrame:
-    """The main runs and, where ``make reproduce`` went on to them, every method and other models.
+    """The main runs and, after ``make reproduce``, those of all methods and of other models.
 
-    Ablations are left out: no claim rests on them alone.
+    Ablations are left out, because no claim rests on them alone.
     """
     table = read_table(results / "collected.parquet")
     if not (results / "sweeps.parquet").exists():
@@ -38,7 +38,12 @@ def read_results(results: Path) -> pd.DataFrame:
 
 
 def expectation(table: pd.DataFrame, model: str) -> dict[str, Any]:
-    """What a later run should find, from :func:`read_results`."""
+    """The values and tolerances that a later run should find.
+
+    Args:
+        table: from :func:`read_results`.
+        model: name of the main runs' model.
+    """
     runs = {
         row["run"]: {
             name: {
@@ -53,9 +58,9 @@ def expectation(table: pd.DataFrame, model: str) -> dict[str, Any]:
 
 
 def compare(table: pd.DataFrame, model: str, expected: dict[str, Any]) -> pd.DataFrame:
-    """One row a claim: run, measure, measured, expected, tolerance, verdict.
+    """One row per claim: run, measure, measured, expected, tolerance, verdict.
 
-    A table of the main runs alone is compared with what is expected of these.
+    If ``table`` has only the main runs, only their claims are compared.
 
     Raises:
         ValueError: if ``expected`` is about another model or number of images.
@@ -67,10 +72,10 @@ def compare(table: pd.DataFrame, model: str, expected: dict[str, Any]) -> pd.Dat
             f"this run has {images} of {model}: nothing to compare"
         )
     measured = table.set_index("run")
-    main = measured.index.str.startswith("main/").all()
+    only_main = measured.index.str.startswith("main/").all()
     rows = []
     for run, measures in expected["runs"].items():
-        if main and not run.startswith("main/"):
+        if only_main and not run.startswith("main/"):
             continue
         for name, claim in measures.items():
             value = float(measured[name][run]) if run in measured.index else np.nan
@@ -91,11 +96,19 @@ def compare(table: pd.DataFrame, model: str, expected: dict[str, Any]) -> pd.Dat
 def check_reproduction(
     results: Path = RESULTS, expected: Path = EXPECTED, write: bool = False
 ) -> pd.DataFrame:
-    """Compare what ran, in ``results``, with ``expected``, or make it what is expected.
+    """Compare the tables in ``results`` with the file ``expected``.
+
+    Args:
+        results: folder of the collected tables.
+        expected: the file of claims.
+        write: first write this run's values to ``expected``.
+
+    Returns:
+        The table of :func:`compare`.
 
     Raises:
-        FileNotFoundError: if there is no run, or nothing is expected.
-        ValueError: if the two are not about the same model and images.
+        FileNotFoundError: if there is no run, or no file of claims.
+        ValueError: if the two are about different models or numbers of images.
     """
     table = read_results(results)
     model = table.model.iloc[0]

@@ -1,4 +1,4 @@
-"""A decoded run: what is written of it, and where it came from."""
+"""Write a decoded run, and its provenance."""
 
 import os
 import platform
@@ -46,11 +46,11 @@ def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> No
     Args:
         run: its name, a folder below ``runs/``.
         result: from :func:`pjd.generate`.
-        table: prompts, one row an image.
-        model: that decoded it.
+        table: prompts and their groups, one row per image.
+        model: the model that decoded it.
     """
     grid = model.grid
-    # Decoders on the raster have places for forced row-end tokens too.
+    # The raster layout has positions for forced row-end tokens too.
     accepted, rejected = (
         part.unflatten(1, (grid.rows, -1))[..., : grid.columns].flatten(1)
         for part in result.trace.tested
@@ -81,5 +81,5 @@ def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> No
 
 
 def column_tensor(column: pd.Series) -> torch.Tensor:
-    """A column of lists of an ``images.parquet``, such as tokens, as int64 [images, R * C]."""
+    """A column of lists in an ``images.parquet``, such as tokens, as int64 [images, R * C]."""
     return torch.from_numpy(np.stack(list(column))).long()

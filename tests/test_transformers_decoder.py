@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from backbones import MODELS, Tiles, greedy, plain_logits, sequence, staircase, tiny_llama
 from torch import nn
 from transformers import MistralConfig, MistralModel
 
@@ -12,6 +11,7 @@ from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
 from pjd.decoder.methods import PRESETS, configure
 from pjd.models.transformers_decoder import DecoderCache, DecoderModel, code_head
+from tests.backbones import MODELS, Tiles, greedy, plain_logits, sequence, staircase, tiny_llama
 
 PROMPTS = ["cat", "red dog of an cat", "red red"]
 GREEDY = {"temperature": 0, "guidance": 2.0}

@@ -1,0 +1,58 @@
+"""Options outside their range are refused by name, value and range."""
+
+import pytest
+
+from pjd.decoder.acceptance import ACCEPT_RULES
+from pjd.decoder.config import CHOICES, DecodeConfig
+from pjd.decoder.methods import PRESETS, configure
+from pjd.errors import ParameterError
+
+BAD = [
+    ("pjd", {"context": 0}, "context = 0: must be an integer at least 1"),
+    ("pjd", {"context": "4"}, "context = '4'"),
+    ("pjd", {"context": True}, "context = True"),
+    ("sjd", {"window": 0}, "window = 0: must be an integer at least 1"),
+    ("sjd", {"context": 4}, "context = 4: method sjd has no such option"),
+    ("pjd", {"mask": False}, "mask = False: must be one of row-causal, none"),
+    ("pjd", {"mask": "false"}, "mask = 'false'"),
+    ("pjd", {"rows": 0}, "rows = 0"),
+    ("ar", {"temperature": -1}, "temperature = -1: must be a number at least 0"),
+    ("ar", {"temperature": float("nan")}, "temperature = nan"),
+    ("ar", {"top_p": 0}, "top_p = 0"),
+    ("ar", {"top_k": -5}, "top_k = -5"),
+    ("ar", {"seed": -1}, "seed = -1"),
+    ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group"),
+    ("gsd", {"group_size": 0}, "group_size = 0: must be an integer at least 1"),
+    ("jacobi", {"redraft": "coupled"}, "redraft = 'coupled': must be fresh or gumbel"),
+    ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs mask row-causal"),
+    ("pjd", {"stand_in": "last column"}, "stand_in = 'last column': must be one of newest"),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "message"), BAD)
+def test_bad_options_name_parameter_value_and_range(method, options, message):
+    with pytest.raises(ParameterError) as error:
+        configure(method, **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [(name, word) for name, words in CHOICES.items() for word in words]
+)
+def test_every_word_of_a_choice_is_allowed(name, word):
+    method = "sjd" if word == "raster" else "pjd"
+    options = {**PRESETS[method].choices, name: word}
+    assert getattr(DecodeConfig(method, **options), name) == word
+
+
+def test_the_digest_differs_where_an_option_differs():
+    options = [{}, {"seed": 1}, {"mask": "none"}, {"context": 2}, {"temperature": 0}]
+    assert len({configure("pjd", **more).digest for more in options}) == len(options)
+    assert configure("pjd").digest == configure("pjd").digest
+
+
+def test_a_rule_of_ones_own_is_named_by_its_function():
+    assert configure("sjd").as_dict()["accept"] == "ratio"
+    rule = ACCEPT_RULES["group"]
+    assert configure("sjd", accept=rule).as_dict()["accept"] == "group"

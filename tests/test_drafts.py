@@ -1,0 +1,54 @@
+"""What is fed where nothing is committed: first drafts, and the input that starts a row."""
+
+import torch
+
+from pjd.decoder.drafts import draft, predecessor
+from pjd.decoder.methods import configure
+from pjd.decoder.queries import build_queries
+from pjd.decoder.schedule import schedule
+from pjd.decoder.verify import proposals
+from tests.decoding import engine_of
+
+
+def test_the_stand_in_is_the_token_that_the_option_names(model):
+    seen = {}
+    for stand_in in ("newest", "last-column", "above"):
+        config = configure("zipar", context=2, stand_in=stand_in)
+        engine = engine_of(model, config, ["cat"], torch.tensor([0]))
+        state = engine.initial_state()
+        state.tokens[0, :6, :6] = torch.arange(36).view(6, 6)
+        for counts in ([6, 6, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0]):
+            state.committed[0, :6] = torch.tensor(counts)
+            band = schedule(state.committed, state.drafted, engine.layout, 6, config)
+            last = predecessor(state, engine.layout, config, band)[0]
+            seen.setdefault(stand_in, []).append(int(last[(band.committed == 0)[0]][0]))
+    # The token at row r and column j is 6 r + j. First case: rows 0 and 1 are complete, row 2 has
+    # two tokens, and row 3 starts. Second: row 0 has two tokens, and row 1 starts. Third: row 0 is
+    # complete, and its last token starts row 1 whatever the option says.
+    assert seen["newest"] == [13, 1, 5]
+    assert seen["last-column"] == [11, 1, 5]
+    assert seen["above"] == [12, 0, 5]
+
+
+def test_first_drafts_come_from_where_the_option_says(model):
+    engine = engine_of(model, configure("sjd", window=4), ["cat"], torch.tensor([0]))
+    for initial, expected in {"repeat-left": 7, "repeat-above": None, "sample-left": 3}.items():
+        config = configure("sjd", window=4, initial=initial)
+        state = engine.initial_state()
+        state.tokens[0, 0, :8] = torch.arange(8)
+        state.committed[0, 0], state.drafted[0, 0] = 7, 1
+        # Column 7 has a carried draft: entry 3 of a ring of 4.
+        state.draft_probs[0, 0, 3, 3] = 1.0
+        band = schedule(state.committed, state.drafted, engine.layout, 1, config)
+        windows = draft(state, engine.layout, config, band)
+        first = windows.drafts[0, 0, 1:3].tolist()
+        # Positions 8 and 9 are below positions 2 and 3.
+        assert first == ([2, 3] if expected is None else [expected] * 2)
+        queries = build_queries(state, engine.layout, engine.slots, band, windows)
+        q = proposals(state, engine.layout, config, band, windows, queries).probs[0]
+        assert q[0, 3] == 1 and q[1, first[0]] == 1 and q[1].sum() == 1
+    config = configure("sjd", window=4, initial="uniform")
+    q = proposals(state, engine.layout, config, band, windows, queries).probs[0]
+    torch.testing.assert_close(q[2], torch.full((11,), 1 / 11))
+    # The last position of a full window is left to the resampled token: it has no draft.
+    assert (q[3] == 0).all()
