@@ -41,16 +41,19 @@ def check_integer(name: str, value: object, least: int, most: int | None = None)
         raise ParameterError(name, value, f"must be an integer {span}")
 
 
-def check_number(name: str, value: object, least: float, most: float) -> None:
-    """Raise :class:`ParameterError` unless ``value`` is a finite number in [least, most]."""
+def check_number(
+    name: str, value: object, least: float, most: float, or_zero: bool = False
+) -> None:
+    """Raise :class:`ParameterError` unless ``value`` is a number in [least, most], or perhaps 0."""
     good = (
         isinstance(value, int | float)
         and not isinstance(value, bool)
         and math.isfinite(value)
-        and least <= value <= most
+        and (least <= value <= most or (or_zero and value == 0))
     )
     if not good:
-        raise ParameterError(name, value, f"must be a number from {least:g} to {most:g}")
+        zero = "0, or " if or_zero else ""
+        raise ParameterError(name, value, f"must be {zero}a number from {least:g} to {most:g}")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

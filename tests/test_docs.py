@@ -296,8 +296,9 @@ FINDINGS = {
         },
     ),
 }
-"""Tables of docs/findings.md by heading: what each column has (None: numbers of an older model, said
-at its head), and the runs of each row (None: a run that expected.json lacks, said in the cell)."""
+"""Tables of docs/findings.md by heading: what each column has (None: numbers of an older model,
+said at its head), and the runs of each row (None: a run that expected.json lacks, said in the
+cell)."""
 
 
 @pytest.mark.parametrize("heading", FINDINGS)

@@ -24,7 +24,7 @@ RULES = {
 SHELL = {"__init__", "cli", "console", "jobs", "doctor", "custom_generate"}
 """Modules that may import all of pjd."""
 LONGEST = 300
-"""Lines of a file. Adapters, which mirror a checkpoint, and the lists of the corpus may be longer."""
+"""Lines of a file. Adapters, which mirror a checkpoint, and lists of the corpus may be longer."""
 
 
 def modules(*packages: str) -> dict[str, Path]:

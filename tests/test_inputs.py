@@ -28,7 +28,7 @@ def test_drafts_of_another_row_move_predictions_only_where_the_mask_shows_them(m
             # The top row has other drafts; everything else is as it was.
             windows.drafts[:, 0] = (windows.drafts[:, 0] + 1) % model.vocabulary
         queries = build_queries(state, layout, engine.slots, band, windows)
-        predictions.append(engine.predict(state, band, queries))
+        predictions.append(engine.predict(state, band, queries)[0])
     change = (predictions[0] - predictions[1]).abs().amax(-1)
     moved = [float(change[queries.lane == lane].max()) > 1e-6 for lane in range(3)]
     protected = {"row-causal": [1, 2], "none": [], "released": [1]}[mask]

@@ -5,7 +5,7 @@ import torch
 
 from pjd.decoder.mask import visible
 from pjd.decoder.released import drafts_visible_from, n_drafts, one_position_earlier
-from tests.decoding import queries_of, verified
+from tests.decoding import verified
 
 
 def released(lengths: list[int], flush: bool) -> list[list[int]]:
@@ -88,13 +88,10 @@ def test_a_row_has_one_draft_fewer_than_it_may_commit():
 
 def test_after_a_finished_row_drafts_are_off_by_one():
     depth = torch.tensor([[0, 1, 2]])
-    queries = queries_of(torch.zeros_like(depth), depth)._replace(
-        token=torch.tensor([[5, 6, 7]]), draft=torch.tensor([[6, 7, 8]]), column=depth + 3
-    )
+    token, draft = torch.tensor([[5, 6, 7]]), torch.tensor([[6, 7, 8]])
     tested = depth < 2
     for flush, tokens, late in ((False, [6, 7, 8], 0), (True, [5, 6, 8], 1)):
-        queries = queries._replace(flush=torch.tensor([[flush]]))
-        found, column, where = one_position_earlier(queries, tested)
+        found, column, where = one_position_earlier(tested & flush, token, draft, depth + 4, depth)
         assert found.tolist() == [tokens]
         assert column.tolist() == [[4 - late, 5 - late, 6]]
         assert where.tolist() == [[-late, 1 - late, 2]]

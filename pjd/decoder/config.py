@@ -148,8 +148,7 @@ class DecodeConfig:
                 check_integer("rows", self.rows, 1)
         check_number("guidance", self.guidance, 0, 1000)
         # Below the smallest of these, logits divided by it would not be finite.
-        if self.temperature != 0:
-            check_number("temperature", self.temperature, 1e-6, 1e6)
+        check_number("temperature", self.temperature, 1e-6, 1e6, or_zero=True)
         check_integer("top_k", self.top_k, 0)
         check_number("top_p", self.top_p, 1e-6, 1)
         check_integer("seed", self.seed, 0, 2**62)

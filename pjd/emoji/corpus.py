@@ -140,9 +140,9 @@ def download(folder: Path) -> None:
 def _members(path: Path, wanted: str) -> dict[str, bytes]:
     with tarfile.open(path) as archive:
         return {
-            member.name.removeprefix("package/"): archive.extractfile(member).read()
+            member.name.removeprefix("package/"): content.read()
             for member in archive
-            if member.isfile() and re.search(wanted, member.name)
+            if re.search(wanted, member.name) and (content := archive.extractfile(member))
         }
 
 

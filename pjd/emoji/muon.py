@@ -4,8 +4,11 @@
 times slower than float32: it took longer than the rest of a training step.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -36,7 +39,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params: list[Tensor],
+        params: Iterable[nn.Parameter],
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -47,10 +50,10 @@ class Muon(Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all matrices that have a gradient; those of one shape are stacked for speed."""
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[Tensor]] = {}
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
@@ -60,8 +63,9 @@ class Muon(Optimizer):
                     state = self.state[parameter]
                     if not state:
                         state["momentum"] = torch.zeros_like(parameter)
-                    momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(momentum, group["momentum"]))
+                    gradient = cast(Tensor, parameter.grad)
+                    momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(momentum, group["momentum"]))
                 scale = 0.2 * max(shape) ** 0.5
                 steps = orthogonal(torch.stack(updates).to(self.dtype))
                 for parameter, update in zip(parameters, steps, strict=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pjd.emoji.icons import Icons
 from pjd.emoji.training import Training
@@ -39,7 +39,7 @@ def train_tokenizer(
     Returns:
         The averaged tokenizer, and the history of loss, PSNR and share of codes in use.
     """
-    tokenizer = tokenizer.to(memory_format=torch.channels_last)
+    tokenizer = in_fast_layout(tokenizer)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=rate, betas=(0.9, 0.95))
     training = Training(tokenizer, [optimizer], steps, checkpoint, average=0.998)
 
@@ -62,15 +62,20 @@ def train_tokenizer(
         distance = F.mse_loss(rendered, images) + 0.1 * F.l1_loss(rendered, images)
         return distance + 0.02 * commitment
 
-    def evaluate(averaged: nn.Module) -> dict[str, float]:
+    def evaluate(averaged: Tokenizer) -> dict[str, float]:
         # The codebook is itself a moving average: take the current one.
         averaged.codebook.load_state_dict(tokenizer.codebook.state_dict())
         return tokenizer_quality(averaged, held_out)
 
     history = training.run(loss, evaluate, evaluate_every=250)
-    averaged = training.averaged.module.eval()
+    averaged = training.average_model
     averaged.codebook.load_state_dict(tokenizer.codebook.state_dict())
     return averaged, history
+
+
+def in_fast_layout(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer itself, its weights in the memory layout in which convolutions are fastest."""
+    return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def crops(icons: list[Icons], count: int, size: int) -> Tensor:
@@ -116,7 +121,7 @@ def polish_decoder(
     Returns:
         The averaged tokenizer, and the history of loss, PSNR and share of codes in use.
     """
-    tokenizer = tokenizer.to(memory_format=torch.channels_last).requires_grad_(False)
+    tokenizer = in_fast_layout(tokenizer).requires_grad_(False)
     tokenizer.decoder.requires_grad_(True)
     optimizer = torch.optim.AdamW(tokenizer.decoder.parameters(), lr=rate, betas=(0.9, 0.95))
     training = Training(tokenizer, [optimizer], steps, checkpoint, average=0.998)
@@ -130,11 +135,11 @@ def polish_decoder(
         down, right = error.diff(dim=2).abs().mean(), error.diff(dim=3).abs().mean()
         return error.square().mean() + 0.1 * error.abs().mean() + smoothness * (down + right)
 
-    def evaluate(averaged: nn.Module) -> dict[str, float]:
+    def evaluate(averaged: Tokenizer) -> dict[str, float]:
         return tokenizer_quality(averaged, held_out)
 
     history = training.run(loss, evaluate, evaluate_every=250)
-    return training.averaged.module.eval().requires_grad_(False), history
+    return training.average_model.requires_grad_(False), history
 
 
 def tokenizer_quality(tokenizer: Tokenizer, icons: Icons, count: int = 256) -> dict[str, float]:

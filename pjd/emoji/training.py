@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar, cast
 
 import pandas as pd
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 @dataclass
-class Training:
+class Training(Generic[Network]):
     """A resumable training run. Its learning rate warms up, stays, and falls linearly to zero.
 
     Args:
@@ -31,7 +34,7 @@ class Training:
         history: one row per measurement so far.
     """
 
-    model: nn.Module
+    model: Network
     optimizers: list[Optimizer]
     steps: int
     checkpoint: Path
@@ -59,6 +62,11 @@ class Training:
             self.done, self.history = state["done"], state["history"]
             torch.set_rng_state(state["rng"])
 
+    @property
+    def average_model(self) -> Network:
+        """The model with the averaged weights, in evaluation mode."""
+        return cast(Network, self.averaged.module.eval())
+
     def save(self) -> None:
         """Write the checkpoint atomically."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +92,7 @@ class Training:
     def run(
         self,
         loss: Callable[[], Tensor],
-        evaluate: Callable[[nn.Module], dict[str, float]],
+        evaluate: Callable[[Network], dict[str, float]],
         evaluate_every: int = 500,
     ) -> pd.DataFrame:
         """Train to the end.
@@ -121,7 +129,7 @@ class Training:
             if self.done % evaluate_every == 0 or self.done == self.steps:
                 seconds += time.monotonic() - measured_at
                 row = {"step": self.done, "seconds": seconds, "loss": float(loss_sum) / counted}
-                row |= evaluate(self.averaged.module.eval())
+                row |= evaluate(self.average_model)
                 # The time that measuring takes does not count.
                 measured_at = time.monotonic()
                 self.history.append(row)

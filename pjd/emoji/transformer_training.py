@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -92,18 +93,20 @@ def train_transformer(
         return nats(forward, words, icons, torch.randint(len(icons), (batch,)), learn=True)
 
     @torch.no_grad()
-    def evaluate(averaged: nn.Module) -> dict[str, float]:
+    def evaluate(averaged: nn.ModuleDict) -> dict[str, float]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model, words = averaged["transformer"], averaged["words"]
+            average = cast(LlamaGen, averaged["transformer"])
+            vectors = cast(nn.Embedding, averaged["words"])
             result = {}
             for name, source in {"train": icons, **held_out}.items():
                 parts = torch.randperm(len(source))[:256].split(64)
                 values = [
-                    nats(model.teacher_forced, words, source, rows, learn=False) for rows in parts
+                    nats(average.teacher_forced, vectors, source, rows, learn=False)
+                    for rows in parts
                 ]
                 result[name] = float(torch.stack(values).mean())
         return result
 
     history = training.run(loss, evaluate, evaluate_every=250)
-    return training.averaged.module.eval(), history
+    return training.average_model, history

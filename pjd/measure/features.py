@@ -36,7 +36,7 @@ class Lite0(nn.Module):
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, weights_only=True))
         # On a CPU convolutions take three fifths of the time in this memory layout.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of torch 2.13
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Lite0":

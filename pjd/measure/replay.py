@@ -6,34 +6,40 @@ costs and steps of a shape without weights are therefore measured with a recorde
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pjd.api import generate
-from pjd.decoder.acceptance import ACCEPT_RULES, AcceptInputs, AcceptRule
+from pjd.decoder.acceptance import AcceptInputs, AcceptRule, accept_rule
+from pjd.decoder.config import Accept
 from pjd.decoder.methods import configure
 from pjd.models.captions import Words
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
 from pjd.models.tokenizer import Tokenizer
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def replay(shares: Sequence[float], device: torch.device | str, name: str = "ratio") -> AcceptRule:
+
+def replay(
+    shares: Sequence[float], device: torch.device | str, rule: Accept | AcceptRule = "ratio"
+) -> AcceptRule:
     """A rule that accepts a draft at depth d with probability ``shares[d]``.
 
     Args:
         shares: probabilities by depth; the last one holds for all deeper drafts.
         device: where drafts are verified.
-        name: the method's own rule, a key of :data:`pjd.decoder.acceptance.ACCEPT_RULES`. Its
-            test is computed, because it takes time, but its results are replaced. Its correction
-            stays.
+        rule: the method's own, or the name of one of
+            :data:`pjd.decoder.acceptance.ACCEPT_RULES`. Its test is computed, because it takes
+            time, but its results are replaced. Its correction stays.
 
     Returns:
         A rule for the option ``accept``.
     """
     share = torch.tensor(shares, device=device)
-    own = ACCEPT_RULES[name]
+    own = accept_rule(rule)
 
     def replayed(inputs: AcceptInputs) -> Tensor:
         own.accepts(inputs)
@@ -42,7 +48,7 @@ def replay(shares: Sequence[float], device: torch.device | str, name: str = "rat
     return AcceptRule(replayed, own.correction)
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomised(module: Network) -> Network:
     """Give ``module`` weights of a size at which distributions are neither flat nor one-hot."""
     for parameter in module.parameters():
         if parameter.ndim == 2:
@@ -78,7 +84,7 @@ def replayed_steps(
     """
     config = LlamaGenConfig(16, 1, 2, 64, side, prefix=4, caption_dim=8)
     model = random_llamagen(config, "cpu", torch.float32)
-    options = {} if context is None else {"context": context}
+    options: dict[str, Any] = {} if context is None else {"context": context}
     rule = replay(shares, "cpu", configure(method).accept)
     result = generate(model, ["cat"] * images, method, guidance=1.0, accept=rule, **options)
     return float(result.steps.double().mean())

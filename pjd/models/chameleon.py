@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration, PreTrainedTokenizerFast
 
 from pjd.decoder.grid import Grid
@@ -203,7 +204,7 @@ def check_vocabulary(name: str, vocabulary: dict[str, int], image_format: Format
 def connect(
     name: str,
     language: ChameleonForConditionalGeneration,
-    vq: nn.Module,
+    vq: Any,
     prompt: Callable[[str, bool], list[int]] | None,
     image_format: Format,
 ) -> DecoderModel:

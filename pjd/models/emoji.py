@@ -113,15 +113,12 @@ def load(name: str, folder: Path) -> EmojiModel:
         raise ValueError(f"model {name}: {weights} is damaged ({error}): run `dvc pull`") from error
     config = LlamaGenConfig(**described["transformer"])
     words = Words(described["words"], config.prefix)
-    parts = nn.ModuleDict(
-        {
-            "transformer": LlamaGen(config),
-            "word_vectors": nn.Embedding(len(words), config.caption_dim),
-            "tokenizer": Tokenizer(config.vocabulary, shuffle=described.get("shuffle")),
-        }
-    )
+    transformer = LlamaGen(config)
+    vectors = nn.Embedding(len(words), config.caption_dim)
+    tokenizer = Tokenizer(config.vocabulary, shuffle=described.get("shuffle"))
+    parts = {"transformer": transformer, "word_vectors": vectors, "tokenizer": tokenizer}
     try:
-        parts.load_state_dict(tensors)
+        nn.ModuleDict(parts).load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"model {name}: {weights} does not fit: {error}") from error
-    return EmojiModel(name, *parts.values(), words, described["sampling"])
+    return EmojiModel(name, transformer, vectors, tokenizer, words, described["sampling"])

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class Pixels(nn.Module):
         deviation: one number per channel.
     """
 
-    def __init__(self, vq: nn.Module, mean: list[float], deviation: list[float]) -> None:
+    def __init__(self, vq: Any, mean: list[float], deviation: list[float]) -> None:
         """Hold the VQ model."""
         super().__init__()
         self.vq = vq

@@ -6,6 +6,7 @@ Codes have an embedding table, an aligner and an output head of their own, which
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,13 @@ from pjd.models.checkpoint import cast, read, require
 from pjd.models.tokenizer import to_uint8
 from pjd.models.transformers_decoder import DecoderModel, Wrapped, exact_rotary, load_language
 
-UNUSED = ("model.vision_model.", "model.aligner.", "model.vqmodel.encoder.")
-UNUSED += ("model.vqmodel.quant_conv.", "lm_head.")
+UNUSED = (
+    "model.vision_model.",
+    "model.aligner.",
+    "model.vqmodel.encoder.",
+    "model.vqmodel.quant_conv.",
+    "lm_head.",
+)
 """Parts that read images or write text, and that are not loaded."""
 
 
@@ -40,7 +46,7 @@ class ImageEmbedding(nn.Module):
 class Pixels(nn.Module):
     """Codes to images, by the model's own VQ decoder."""
 
-    def __init__(self, vq: nn.Module) -> None:
+    def __init__(self, vq: Any) -> None:
         """Hold the VQ model."""
         super().__init__()
         self.vq = vq

@@ -190,6 +190,9 @@ class TransformerBlock(nn.Module):
 class LlamaGen(nn.Module):
     """The transformer, from embeddings to hidden states; ``output`` maps these to logits."""
 
+    rotary: Tensor
+    cls_embedding: nn.Module
+
     def __init__(self, config: LlamaGenConfig) -> None:
         """Make the layers with the original's initialisation (normal, 0.02)."""
         super().__init__()

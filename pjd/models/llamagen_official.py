@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,7 @@ class OfficialLlamaGen(LlamaGenModel):
         if self.captions is not None:
             features, mask = self.captions(prompts)
             return features.to(self.device, self.dtype), mask.to(self.device)
-        classes = self.transformer.cls_embedding.classes
+        classes = cast(ClassEmbedder, self.transformer.cls_embedding).classes
         for prompt in prompts:
             if not (prompt.strip().isdecimal() and int(prompt) < classes):
                 allowed = f"must be the number of an ImageNet class, 0 to {classes - 1}"

@@ -175,8 +175,8 @@ def compile_forward(model: "ImageModel") -> "ImageModel":
     torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
     captured = model.device.type == "cuda"
     plain = model.cache
-    model.cache = lambda batch, slots: plain(batch, slots).fix()
-    model.forward = torch.compile(
+    model.cache = lambda batch, slots: plain(batch, slots).fix()  # type: ignore[method-assign]
+    model.forward = torch.compile(  # type: ignore[method-assign]
         model.forward, dynamic=not captured, mode="reduce-overhead" if captured else None
     )
     return model

@@ -41,6 +41,10 @@ class ResidualBlock(nn.Module):
 class Codebook(nn.Module):
     """The codebook: unit vectors, learned by exponential moving average with dead-code restart."""
 
+    weight: Tensor
+    usage: Tensor
+    total: Tensor
+
     def __init__(self, codes: int, width: int, decay: float = 0.99) -> None:
         """Make ``codes`` unit vectors of ``width`` numbers each."""
         super().__init__()

@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -216,7 +217,7 @@ def ablation(lines: dict[str, pd.DataFrame], knob: str, repeat: pd.Series) -> Fi
     return figure
 
 
-def interval_line(axis: Axes, table: pd.DataFrame, x: str, y: str, **style: object) -> None:
+def interval_line(axis: Axes, table: pd.DataFrame, x: str, y: str, **style: Any) -> None:
     """A line of ``y`` over ``x`` with error bars from columns ``y``_low and ``y``_high."""
     table = table.sort_values(x)
     spread = np.abs(table[[f"{y}_low", f"{y}_high"]].to_numpy().T - table[y].to_numpy())

@@ -32,8 +32,7 @@ def is_silent(statement: ast.stmt) -> bool:
     """Whether a statement computes nothing: an import, or a condition for type checkers only."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return True
-    checked = isinstance(statement, ast.If) and isinstance(statement.test, ast.Name)
-    return checked and statement.test.id == "TYPE_CHECKING"
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
 
 
 def read_tree(path: Path) -> ast.Module:

@@ -40,7 +40,7 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     """
     # jsonschema imports this package, which takes 1.5 to 2 seconds, to check web addresses. Without
     # it, it skips that check, which no notebook needs.
-    sys.modules.setdefault("rfc3987_syntax", None)
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import nbformat
     import papermill
     from nbconvert import HTMLExporter
