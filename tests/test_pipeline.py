@@ -76,7 +76,7 @@ def test_runs_that_ship_are_those_that_the_pipeline_would_make(tmp_path):
     done = shell(folder, f"make --assume-old={environment}/stamp VENV={environment} runs")
     assert done.returncode == 0 and "Not everything" not in done.stderr, done.stdout + done.stderr
     # One that is out of date, or not there, costs minutes to decode: all of them hours.
-    dvc(folder, "repro", "decoder")
+    dvc(folder, "repro", "hash-decoder")
     told = dvc(folder, "status", "decode-sweep", "decode-other")
     assert "up to date" in told, told[-4000:]
     assert len(list((folder / "runs" / "comparison").glob("*/decode/images.parquet"))) > 10
