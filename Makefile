@@ -22,7 +22,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 # There is also a folder called `runs`.
-.PHONY: help env data runs reproduce main train bench test smoke lint format clean
+.PHONY: help env data runs reproduce everything train bench test smoke lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,23 +64,23 @@ PULL = $(BIN)/dvc pull --allow-missing $(1) </dev/null >/dev/null \
 data: $(VENV)/stamp ## check out the data and weights that ship with the repository
 	@if [ -d .dvc ]; then $(call PULL,data.dvc train); fi
 
-runs: data ## check out the runs of the sweeps, which also ship with the repository
-	@$(call PULL,decode-sweep decode-other)
+runs: data ## check out the runs that ship with the repository, and what was measured on them
+	@$(call PULL,$$($(BIN)/python -m pjd.pipeline.params))
 
-reproduce: runs ## run the pipeline: every figure and table, from the data to the report; resumes
+reproduce: runs ## decode the main runs, measure them, draw every figure and table; resumes
 	$(BIN)/dvc repro report
 	@echo "The report: $(CURDIR)/reports/index.html"
 
-main: data ## run only figures 1 and 6 and table 1
-	$(BIN)/dvc repro report-main
-	@echo "The report: $(CURDIR)/reports/main.html"
+everything: data ## decode and measure all runs anew, three hours on 2 cores; resumes
+	$(BIN)/dvc repro report
+	@echo "The report: $(CURDIR)/reports/index.html"
 
 NAME ?= emoji-64
 DEVICE ?= cpu
 START ?= null
 train: data ## train an embedded model: NAME=emoji-96 DEVICE=cuda START=emoji-64; resumes
 	$(BIN)/python -m pjd.pipeline.notebook notebooks/02_train.ipynb reports/notebooks/train-$(NAME).html \
-		'{name: $(NAME), device: $(DEVICE), start: $(START)}'
+		--name $(NAME) --device $(DEVICE) --start $(START)
 
 SHAPES ?= emoji-64
 METHODS ?= ar,sjd,pjd,pjd-plus

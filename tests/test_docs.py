@@ -15,11 +15,12 @@ from pjd.decoder.grid import Grid, RowLayout
 from pjd.decoder.mask import drafts_visible_from, visible
 from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.schedule import schedule
+from pjd.measure.retrieval import LinearProbe
 from pjd.models.registry import available
 from pjd.paths import ROOT, WEIGHTS
-from pjd.pipeline import runs
+from pjd.pipeline import evaluate, runs
 from pjd.pipeline.collect import collect
-from pjd.pipeline.evaluate import evaluate
+from pjd.pipeline.settings import Setting
 from tests.tiny import tiny_model
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("custom_generate/*.md")])
@@ -95,17 +96,29 @@ def test_the_example_of_a_model_of_ones_own_runs(capsys):
 
 
 def test_every_column_that_a_run_writes_is_explained(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "RUNS", tmp_path)
-    monkeypatch.setattr(runs, "TIMINGS", tmp_path / "timings")
+    for module in (runs, evaluate):
+        monkeypatch.setattr(module, "RUNS", tmp_path)
+    monkeypatch.setattr(runs, "PROVENANCE", tmp_path / "provenance")
+    monkeypatch.setattr(evaluate, "BASELINES", tmp_path / "baselines")
     model, prompts = tiny_model(), ["cat", "dog"]
-    listed = pd.DataFrame({"prompt": prompts, "group": "train"})
+    listed = pd.DataFrame({"prompt": prompts, "group": "file"})
+    probe = tmp_path / "probe.safetensors"
+    words = len(model.words)
+    LinearProbe(torch.zeros(1280, words), torch.zeros(1280), torch.ones(words), model.words).save(
+        probe
+    )
     for method in ("ar", "pjd"):
-        runs.save(f"main/{method}", pjd.generate(model, prompts, method), listed, model)
-        evaluate(tmp_path / "main" / method, model, top_k=3)
-    collect(tmp_path, ["main/ar", "main/pjd"]).to_parquet(tmp_path / "collected.parquet")
+        runs.save(method, "tiny", pjd.generate(model, prompts, method), listed, model)
+    evaluate.measure_baseline(Setting("tiny", "tiny", {}, None, listed), "ar", model, probe)
+    for method in ("ar", "pjd"):
+        evaluate.evaluate(method, model, 3, probe)
+    planned = pd.DataFrame({"group": "main", "setting": "tiny"}, index=["ar", "pjd"])
+    collect(tmp_path, planned, {"tiny": "ar"}).to_parquet(tmp_path / "runs.parquet")
     words = re.findall(r"\w+", page("docs/runs.md"))
     for path in tmp_path.rglob("*.parquet"):
         assert set(pd.read_parquet(path).columns) <= set(words), path
+    for path in tmp_path.glob("*/*/*.json"):
+        assert set(json.loads(path.read_text())) <= set(words), path
 
 
 def test_the_readmes_table_of_methods_is_the_presets():
@@ -237,7 +250,7 @@ def test_the_readmes_numbers_are_the_expected_ones():
         run = f"main/{MAIN[label]}"
         check_cell(steps, run, "steps")
         check_cell(gap, run, "gap")
-        assert is_rounded(compression.strip("×"), ratio("main/ar", run)), label
+        assert is_rounded(compression.strip("×"), ratio("ar", run)), label
 
 
 CONTROL = "emoji-64-shuffled"
@@ -245,54 +258,54 @@ FINDINGS = {
     "Without locality": (
         [("steps", 0), ("steps", 1), ("gap", 0), ("gap", 1), None, None],
         {
-            "SJD": ("main/sjd", f"{CONTROL}/sjd"),
-            "ZipAR": ("comparison/zipar-4", f"{CONTROL}/zipar-4"),
-            "PJD-staircase": ("comparison/pjd-staircase-4", f"{CONTROL}/pjd-staircase-4"),
-            "ZipAR, adaptive": ("comparison/zipar-adaptive-4", f"{CONTROL}/zipar-adaptive-4"),
-            "PJD-plus": ("comparison/pjd-plus-4", f"{CONTROL}/pjd-plus-4"),
-            "PJD": ("main/context-4", f"{CONTROL}/pjd-4"),
-            "PJD, no mask": ("comparison/pjd-nomask-4", f"{CONTROL}/pjd-nomask-4"),
+            "SJD": ("sjd", f"{CONTROL}/sjd"),
+            "ZipAR": ("zipar-4", f"{CONTROL}/zipar-4"),
+            "PJD-staircase": ("pjd-staircase-4", f"{CONTROL}/pjd-staircase-4"),
+            "ZipAR, adaptive": ("zipar-adaptive-4", f"{CONTROL}/zipar-adaptive-4"),
+            "PJD-plus": ("pjd-plus-4", f"{CONTROL}/pjd-plus-4"),
+            "PJD": ("pjd-4", f"{CONTROL}/pjd-4"),
+            "PJD, no mask": ("pjd-nomask-4", f"{CONTROL}/pjd-nomask-4"),
         },
     ),
     "A better model loses less": (
         [None, ("steps", 0), None, ("gap", 0)],
         {
-            "emoji-64, SJD": ("main/sjd",),
-            "emoji-64, PJD, c = 2": ("main/context-2",),
-            "emoji-64, PJD, c = 4": ("main/context-4",),
-            "emoji-64, PJD, c = 8": ("main/context-8",),
-            "emoji-64, PJD as released, c = 4": ("comparison/pjd-released-4",),
-            "emoji-96, SJD": ("emoji-96/sjd",),
-            "emoji-96, PJD, c = 4": ("emoji-96/pjd-4",),
+            "emoji-64, SJD": ("sjd",),
+            "emoji-64, PJD, c = 2": ("pjd-2",),
+            "emoji-64, PJD, c = 4": ("pjd-4",),
+            "emoji-64, PJD, c = 8": ("pjd-8",),
+            "emoji-64, PJD as released, c = 4": ("pjd-released-4",),
+            "emoji-96, SJD": ("emoji-96-sjd",),
+            "emoji-96, PJD, c = 4": ("emoji-96-pjd-4",),
         },
     ),
     "PJD-plus: fewer steps than PJD": (
         [("steps", 0), ("steps", 1), "ratio", ("gap", 0), ("gap", 1)],
         {
-            "16×16, emoji-64": ("main/context-4", "comparison/pjd-plus-4"),
-            "24×24, emoji-96": ("emoji-96/pjd-4", "emoji-96/pjd-plus-4"),
+            "16×16, emoji-64": ("pjd-4", "pjd-plus-4"),
+            "24×24, emoji-96": ("emoji-96-pjd-4", "emoji-96-pjd-plus-4"),
         },
     ),
     "One ingredient at a time": (
         [("steps", 0), "expected beforehand", "measured"],
         {
-            "PJD as released": ("comparison/pjd-released-4",),
-            "PJD": ("main/context-4",),
+            "PJD as released": ("pjd-released-4",),
+            "PJD": ("pjd-4",),
             "every row resamples": (None,),
             "coupled drafts": (None,),
             "drafts past the row above": (None,),
-            "the token above as stand-in: PJD-plus": ("comparison/pjd-plus-4",),
+            "the token above as stand-in: PJD-plus": ("pjd-plus-4",),
             "PJD-plus with uniform first drafts, or W = 16": (None,),
         },
     ),
     "Stand-ins": (
         [("gap", 0), ("gap", 1), ("gap", 2)],
         {
-            "ZipAR": ("comparison/zipar-4", None, None),
-            "ZipAR, adaptive": ("comparison/zipar-adaptive-4", None, None),
-            "PJD": ("main/context-4", None, None),
-            "PJD-plus": (None, None, "comparison/pjd-plus-4"),
-            "PJD-staircase": (None, None, "comparison/pjd-staircase-4"),
+            "ZipAR": ("zipar-4", None, None),
+            "ZipAR, adaptive": ("zipar-adaptive-4", None, None),
+            "PJD": ("pjd-4", None, None),
+            "PJD-plus": (None, None, "pjd-plus-4"),
+            "PJD-staircase": (None, None, "pjd-staircase-4"),
         },
     ),
 }
@@ -320,31 +333,31 @@ def test_the_findings_tables_have_the_expected_numbers(heading):
                 check_cell(cell, tested[column[1]], column[0])
 
 
-PLUS, LARGE = "emoji-96/pjd-plus-4", "emoji-96/pjd-4"
+PLUS, LARGE = "emoji-96-pjd-plus-4", "emoji-96-pjd-4"
 CLAIMS = {
     "README.md": [
-        ("needs N of SJD's steps here", [ratio("main/context-4", "main/sjd")]),
+        ("needs N of SJD's steps here", [ratio("pjd-4", "sjd")]),
         (
             "needs N against N, a ratio of N and N× fewer than AR, at a gap of N;",
             [
                 value(LARGE, "steps"),
-                value("emoji-96/sjd", "steps"),
-                ratio(LARGE, "emoji-96/sjd"),
-                ratio("emoji-96/ar", LARGE),
+                value("emoji-96-sjd", "steps"),
+                ratio(LARGE, "emoji-96-sjd"),
+                ratio("emoji-96-ar", LARGE),
                 value(LARGE, "gap"),
             ],
         ),
         (
             "`pjd-plus` needs N (N×) at N.",
-            [value(PLUS, "steps"), ratio("emoji-96/ar", PLUS), value(PLUS, "gap")],
+            [value(PLUS, "steps"), ratio("emoji-96-ar", PLUS), value(PLUS, "gap")],
         ),
     ],
     "docs/findings.md": [
-        ("AR with other seeds lies at N", [value("main/ar-repeat", "gap")]),
+        ("AR with other seeds lies at N", [value("ar-repeat", "gap")]),
         ("They lose N nats per token", [-value(f"{CONTROL}/zipar-4", "gap")]),
         (
             "In order PJD needs N of SJD's steps, shuffled N of them",
-            [ratio("main/context-4", "main/sjd"), ratio(f"{CONTROL}/pjd-4", f"{CONTROL}/sjd")],
+            [ratio("pjd-4", "sjd"), ratio(f"{CONTROL}/pjd-4", f"{CONTROL}/sjd")],
         ),
         (
             "twice as much with it (N against N)",
@@ -352,19 +365,19 @@ CLAIMS = {
         ),
         (
             "with W = 32, MC-SJD needs N steps and SJD N, and both are exact",
-            [value("comparison/mc-sjd-32", "steps"), value("comparison/sjd-32", "steps")],
+            [value("mc-sjd-32", "steps"), value("sjd-32", "steps")],
         ),
         (
             "MC-SJD with W = 32 needs N steps and PJD at c = 4 needs N.",
-            [value("comparison/mc-sjd-32", "steps"), value("main/context-4", "steps")],
+            [value("mc-sjd-32", "steps"), value("pjd-4", "steps")],
         ),
         (
             "without it PJD needs N steps at a gap of N;",
-            [value("comparison/pjd-nomask-4", measure) for measure in ("steps", "gap")],
+            [value("pjd-nomask-4", measure) for measure in ("steps", "gap")],
         ),
         (
             "its other defects N steps at N.",
-            [value("comparison/pjd-released-4", measure) for measure in ("steps", "gap")],
+            [value("pjd-released-4", measure) for measure in ("steps", "gap")],
         ),
     ],
 }

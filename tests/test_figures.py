@@ -10,12 +10,12 @@ from pjd.pipeline.params import lay_over
 def test_a_sweep_is_in_order_of_its_knob_and_no_limit_comes_last():
     table = pd.DataFrame(
         {
-            "run": ["main/ar", "top-k/a", "top-k/b", "other/c", "top-k/d"],
+            "run": ["ar", "top-k/a", "top-k/b", "other/c", "top-k/d"],
             "top_k": [0, 256, 16, 64, 16],
         }
     )
-    drawn = swept(table, "top-k", "top_k", "main/ar")
-    assert drawn.run.tolist() == ["top-k/b", "top-k/d", "top-k/a", "main/ar"]
+    drawn = swept(table, "top-k", "top_k", "ar")
+    assert drawn.run.tolist() == ["top-k/b", "top-k/d", "top-k/a", "ar"]
     assert drawn.place.tolist() == [1, 1, 2, 3]
     assert drawn.tick.tolist() == ["16", "16", "256", "all"]
 

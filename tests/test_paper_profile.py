@@ -34,48 +34,62 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
     (prompts / "PartiPrompts.tsv").write_text(
         "Prompt\tCategory\tChallenge\tNote\nred cat\tAnimals\tBasic\t\n1\tWorld\tBasic\t\n"
     )
-    parti = "prompts: prompts/PartiPrompts.tsv, images: 2"
     model = "lumina-mgpt-7b-512"
+    captions = {"model": model, "prompts": "prompts/captions_val2017.json", "images": 2}
+    captions |= {"pictures": "prompts/val2017"}
+    parti = {"model": model, "prompts": "prompts/PartiPrompts.tsv", "images": 2}
+
+    def run(group: str, setting: str, **options) -> dict:
+        return {"group": group, "setting": setting, "options": options}
+
     overlay(
         folder,
         {
             "model": model,
-            "device": "cpu",
-            "dtype": "float32",
-            "images": 2,
-            "top_k": 5,
-            "contexts": [8, 16],
-            "sweeps": {
-                "pjd-nomask-8": {"folder": "mask", "options": "method: pjd-nomask, context: 8"},
-                "parti-ar": {"folder": "parti", "options": f"method: ar, {parti}"},
-                "parti-pjd-8": {"folder": "parti", "options": f"method: pjd, context: 8, {parti}"},
+            "machine": {"device": "cpu", "dtype": "float32", "threads": 2},
+            "settings": {
+                "captions": {**captions, "ar": "ar", "top_k": 5},
+                "captions-top-3": {**captions, "ar": "other-ar", "top_k": 3},
+                "parti": {**parti, "ar": "parti-ar", "top_k": 5},
             },
-            "other_models": [model],
-            "other_runs": {
-                "other-ar": {"model": model, "run": "ar", "options": "method: ar, top_k: 3"}
+            "runs": {
+                "ar": run("main", "captions", method="ar"),
+                "ar-repeat": run("main", "captions", method="ar", seed=1000000),
+                "sjd": run("main", "captions", method="sjd"),
+                "pjd-8": run("main", "captions", method="pjd", context=8),
+                "pjd-16": run("main", "captions", method="pjd", context=16),
+                "pjd-nomask-8": run("mask", "captions", method="pjd-nomask", context=8),
+                "parti-ar": run("parti", "parti", method="ar"),
+                "parti-pjd-8": run("parti", "parti", method="pjd", context=8),
+                "other-ar": run("models", "captions-top-3", method="ar"),
             },
             "probe_pictures": 64,
-            "sweep_figures": {
-                "fig02_attention": {"notebook": "fig02_attention", "options": "images: 1"},
+            "figures": {
+                "fig01_pairs": {"notebook": "fig01_pairs", "options": {}},
+                "fig02_attention": {"notebook": "fig02_attention", "options": {"images": 1}},
+                "fig06_context_tokens": {"notebook": "fig06_context_tokens", "options": {}},
                 "fig14_mask": {
                     "notebook": "compared",
-                    "options": "runs: [main/context-8, mask/pjd-nomask-8]",
+                    "options": {"runs": ["pjd-8", "pjd-nomask-8"]},
                 },
-                "table1_methods": {"notebook": "table1_main", "options": ""},
+                "table1_main": {"notebook": "table1_main", "options": {}},
                 "table2_held_out": {
                     "notebook": "table2_held_out",
-                    "options": "reference: parti/parti-ar, split: false, "
-                    "runs: [parti/parti-ar, parti/parti-pjd-8]",
+                    "options": {
+                        "reference": "parti-ar",
+                        "split": False,
+                        "runs": ["parti-ar", "parti-pjd-8"],
+                    },
                 },
-                "table4_mask": {"notebook": "table4_mask", "options": ""},
+                "table4_mask": {"notebook": "table4_mask", "options": {}},
             },
         },
     )
     dvc(folder, "repro", "report")
-    table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
+    table = pd.read_parquet(folder / "results" / "runs.parquet").set_index("run")
     # A row of this family ends with a token that no code stands for.
-    assert table.steps["main/ar"] == 32 * 33 and table.compression["main/ar"] == 1
-    assert table.steps["main/context-8"] < table.steps["main/context-16"] < 32 * 33
+    assert table.steps["ar"] == 32 * 33 and table.compression["ar"] == 1
+    assert table.steps["pjd-8"] < table.steps["pjd-16"] < 32 * 33
     assert table[["gap", "frechet_real", "nats"]].notna().all().all()
     assert "coco" in (folder / "figures" / "fig01_pairs" / "fig01_pairs.svg").read_text()
     parti = pd.read_csv(folder / "figures" / "table2_held_out" / "table2_held_out.csv")

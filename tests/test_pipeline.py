@@ -1,18 +1,25 @@
+import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import papermill
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook
 from project import commands, copy_of_the_project, dvc, overlay, shell
 
 from pjd.decoder.config import DecodeConfig
+from pjd.decoder.methods import configure
+from pjd.errors import ParameterError
 from pjd.paths import ROOT
-from pjd.pipeline.notebook import NotebookError
+from pjd.pipeline.notebook import NotebookError, read_words
 from pjd.pipeline.notebook import run as run_notebook
+from pjd.pipeline.params import shipped
+from pjd.pipeline.settings import SAMPLING, choose
 
 
 def stages(folder: Path = ROOT) -> dict[str, str]:
@@ -28,10 +35,8 @@ def calls(folder: Path = ROOT) -> list[tuple[str, Path, dict]]:
     for name, command in stages(folder).items():
         words = shlex.split(command)
         if words[:3] == ["python", "-m", "pjd.pipeline.notebook"]:
-            parameters: dict = {}
-            for mapping in words[5:]:
-                parameters |= yaml.safe_load(mapping)
-            found.append((name, ROOT / words[3], parameters))
+            notebook = ROOT / words[3]
+            found.append((name, notebook, read_words(words[5:], notebook)))
     return found
 
 
@@ -39,27 +44,61 @@ def calls(folder: Path = ROOT) -> list[tuple[str, Path, dict]]:
 def test_every_parameter_passed_is_one_the_notebook_has(profile, tmp_path):
     if profile is not None:
         copy_of_the_project(tmp_path, profile)
+    # A parameter that the notebook lacks raises.
     found = calls(ROOT if profile is None else tmp_path)
     assert len(found) >= 30
-    for stage, notebook, parameters in found:
-        known = set(papermill.inspect_notebook(str(notebook)))
-        assert set(parameters) <= known, stage
+    settings = yaml.safe_load((tmp_path if profile else ROOT).joinpath("params.yaml").read_text())
+    for stage, _, parameters in found:
+        if stage.startswith("decode@"):
+            setting = settings["settings"][parameters.pop("setting")]
+            options = {k: v for k, v in parameters.items() if k in DecodeConfig.names()}
+            sampling = {k: v for k, v in setting.items() if k in SAMPLING}
+            assert not set(options) & set(SAMPLING), stage
+            configure(**options, **sampling)
 
 
-def test_the_decode_notebook_and_the_config_agree():
+def test_the_decode_notebook_is_the_menu_of_options():
     known = set(papermill.inspect_notebook(str(ROOT / "notebooks" / "03_decode.ipynb")))
-    own = {"run", "choices", "model", "prompts", "images"}
+    own = {"run", "setting", "model", "prompts", "images"}
     own |= {"batch_size", "device", "dtype", "threads"}
-    # The method's other choices pass through `choices`.
-    assert known - own <= DecodeConfig.names()
-    assert {"context", "window", "rows", "guidance"} <= known & DecodeConfig.names()
+    assert known - own == DecodeConfig.names() | {"method"}
 
 
 def test_parameters_arrive_typed():
-    decode = next(p for stage, _, p in calls() if stage == "decode-context@4")
-    assert isinstance(decode["context"], int)
-    assert isinstance(decode["guidance"], float)
-    assert isinstance(decode["top_k"], int)
+    by_stage = {stage: parameters for stage, _, parameters in calls()}
+    decode = by_stage["decode@past-gap"]
+    assert decode["context"] == 4 and isinstance(decode["context"], int)
+    assert decode["dtype"] == "float32" and decode["draft_limit"] == "window"
+    assert by_stage["draw@fig14_mask"]["runs"] == ["pjd-2", "pjd-nomask-2", "pjd-released-2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parameters"),
+    [
+        ("--prompt '7'", {"prompt": "7"}),
+        ("--prompt 'a: [b' --seed 5", {"prompt": "a: [b", "seed": 5}),
+        ("--runs ar", {"runs": ["ar"]}),
+        ("--runs ar sjd --split", {"runs": ["ar", "sjd"], "split": True}),
+        ("--no-split --scale 5e-05", {"split": False, "scale": 5e-05}),
+        ("--scale -1 --scale 2.5", {"scale": 2.5}),
+        ("--scale null", {"scale": None}),
+    ],
+)
+def test_words_are_values_as_the_notebooks_defaults_have_them(tmp_path, words, parameters):
+    cell = new_code_cell(
+        'prompt = "x"\nseed = 0\nruns: list = None\nsplit = True\nscale = None',
+        metadata={"tags": ["parameters"]},
+    )
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "x.ipynb")
+    assert read_words(shlex.split(words), tmp_path / "x.ipynb") == parameters
+
+
+def test_what_a_setting_has_is_not_given_again(monkeypatch):
+    for name, value in (("guidance", 2.0), ("top_k", 0)):
+        with pytest.raises(ParameterError, match=f"{name} = .*the setting emoji-64 has it"):
+            choose("emoji-64", None, None, None, {name: value})
+    with pytest.raises(ParameterError, match="images = 4.*the setting emoji-64 has it"):
+        choose("emoji-64", None, None, 4, {})
 
 
 def test_a_misspelt_parameter_is_an_error(tmp_path):
@@ -77,9 +116,9 @@ def test_runs_that_ship_are_those_that_the_pipeline_would_make(tmp_path):
     assert done.returncode == 0 and "Not everything" not in done.stderr, done.stdout + done.stderr
     # One that is out of date, or not there, costs minutes to decode: all of them hours.
     dvc(folder, "repro", "hash-decoder")
-    told = dvc(folder, "status", "decode-sweep", "decode-other")
+    told = dvc(folder, "status", *shipped())
     assert "up to date" in told, told[-4000:]
-    assert len(list((folder / "runs" / "comparison").glob("*/decode/images.parquet"))) > 10
+    assert len(list((folder / "runs").glob("*/evaluate/images.parquet"))) > 60
 
 
 @pytest.mark.slow
@@ -87,44 +126,69 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     folder = tmp_path / "project"
     copy_of_the_project(folder, "smoke")
     dvc(folder, "pull", "data.dvc", "train@emoji-64")
-    dvc(folder, "repro", "report-main")
-    table = pd.read_parquet(folder / "results" / "collected.parquet").set_index("run")
-    names = ["ar", "ar-repeat", "sjd", "context-4", "context-16"]
-    assert list(table.index) == [f"main/{name}" for name in names]
-    steps = table.steps.rename(lambda run: run.removeprefix("main/"))
-    assert steps["ar"] == steps["ar-repeat"] and table.compression["main/ar"] == 1
-    assert steps["sjd"] < steps["ar"] and steps["context-4"] < steps["context-16"]
-    assert table.gap["main/ar"] == 0
+    dvc(folder, "repro", "report")
+    table = pd.read_parquet(folder / "results" / "runs.parquet").set_index("run")
+    planned = yaml.safe_load((folder / "params.yaml").read_text())
+    assert list(table.index) == list(planned["runs"])
+    assert table.steps["ar"] == table.steps["ar-repeat"] and table.compression["ar"] == 1
+    assert table.steps["sjd"] < table.steps["ar"] and table.steps["pjd-4"] < table.steps["pjd-16"]
+    assert table.gap["ar"] == table.frechet_ar["ar"] == 0
     assert table[["gap", "frechet_real", "nats"]].notna().all().all()
-    report = (folder / "reports" / "main.html").read_text()
-    assert report.count("data:image/png") >= 2 and "Table 1" in report
+    assert (table.steps["zipar-4"] == 16 + 15 * 4) and table.acceptance.notna().any()
+    assert table.steps["pjd-plus-4"] <= table.steps["zipar-4"]
+    # Its own baseline, for its guidance is another.
+    other = table.loc["other-ar"]
+    assert other.guidance == 1 and other.gap == 0 and other.nats != table.nats["ar"]
+    report = (folder / "reports" / "index.html").read_text()
+    assert report.count("data:image/png") >= 9 and "PJD-plus" in report and "Table 1" in report
     for name in ("fig01_pairs", "fig06_context_tokens"):
         assert (folder / "figures" / name / f"{name}.png").stat().st_size > 10_000
 
-    assert "up to date" in dvc(folder, "repro", "report-main")
-    # Another value of the sweep: its own two stages, the table, the figures and the report.
-    overlay(folder, {"contexts": [4, 8]})
-    again = dvc(folder, "repro", "report-main")
-    ran = {line.split("'")[1] for line in again.splitlines() if line.startswith("Running stage")}
-    figures = {f"figure@{name}" for name in ("fig01_pairs", "fig06_context_tokens", "table1_main")}
-    assert ran == {"decode-context@8", "evaluate-context@8", "collect", "report-main", *figures}
-
-    # The sweeps build on what is there; the reviewer's path runs them.
+    assert "up to date" in dvc(folder, "repro", "report")
+    # Another value: the run, what was measured on it, the table; figures are drawn anew.
     git = ["git", "-c", "user.name=pjd", "-c", "user.email=pjd@example.org"]
     subprocess.run([*git, "add", "--all"], cwd=folder, check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "Run"], cwd=folder, check=True)
+    planned["runs"]["pjd-4"]["options"]["context"] = 5
+    overlay(folder, planned)
+    told = json.loads(dvc(folder, "status", "--json", "collect"))
+    assert set(told) == {"decode@pjd-4", "collect"}, told
     for command in commands("docs/reviewers.md"):
         done = shell(folder, command)
         # So few images are not what the expected results were measured on.
         wanted = 1 if command == "pjd verify" else 0
         assert done.returncode == wanted, (command, (done.stdout + done.stderr)[-4000:])
         if command.startswith("dvc exp show"):
-            assert done.stdout.count("context-3") and done.stdout.count("context-5")
-    table = pd.read_parquet(folder / "results" / "sweeps.parquet").set_index("run")
-    assert (table.steps["comparison/zipar-4"] == 16 + 15 * 4) and table.acceptance.notna().any()
-    assert table.steps["comparison/pjd-plus-4"] <= table.steps["comparison/zipar-4"]
-    larger = table.loc["emoji-64/ar"]
-    # Its own baseline, for its guidance is another.
-    assert larger.guidance == 1 and larger.gap == 0 and larger.nats != table.nats["main/ar"]
-    report = (folder / "reports" / "index.html").read_text()
-    assert report.count("data:image/png") >= 9 and "PJD-plus" in report
+            assert done.stdout.count("context") >= 2
+
+
+@pytest.mark.slow
+def test_what_is_out_of_date_is_what_depends_on_an_edit(tmp_path):
+    folder = tmp_path / "project"
+    copy_of_the_project(folder, "smoke")
+    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    prompts = folder / "prompts.txt"
+    prompts.write_text("cat face, noto, on teal\nnerd face, noto, on pink\n")
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["settings"]["emoji-64-guidance-1"] |= {"prompts": "prompts.txt", "images": 2}
+    overlay(folder, values)
+    stages = ["decode@ar", "decode@other-ar"]
+    dvc(folder, "repro", *stages)
+
+    def out_of_date() -> set[str]:
+        return set(json.loads(dvc(folder, "status", "--json", *stages)))
+
+    assert not out_of_date()
+    prompts.write_text("cat face, noto, on teal\nnerd face, noto, on blue\n")
+    assert out_of_date() == {"prepare@emoji-64-guidance-1"}
+    dvc(folder, "repro", "prepare@emoji-64-guidance-1")
+    assert out_of_date() == {"decode@other-ar"}
+    dvc(folder, "repro", *stages)
+    # The text of an adapter: prepared again, with the same result; its code: decoded again.
+    adapter = folder / "pjd" / "models" / "llamagen.py"
+    adapter.write_text(adapter.read_text() + "\n# A comment.\n")
+    dvc(folder, "repro", "prepare")
+    assert not out_of_date()
+    adapter.write_text(adapter.read_text() + "\nADDED = 1\n")
+    dvc(folder, "repro", "prepare")
+    assert out_of_date() == set(stages)

@@ -11,8 +11,9 @@ def table(images: int = 512) -> pd.DataFrame:
     """Two runs: AR exactly 256 steps, PJD 70 with an interval of 2."""
     return pd.DataFrame(
         {
-            "run": ["main/ar", "main/context-4"],
+            "run": ["ar", "pjd-4"],
             "model": "emoji-64",
+            "group": "main",
             "images": images,
             "steps": [256.0, 70.0],
             "steps_low": [256.0, 69.0],
@@ -51,30 +52,27 @@ def test_other_images_or_models_are_not_compared():
             reproduction.compare(measured, model, expected)
 
 
-def test_other_runs_are_compared_where_they_were_made(tmp_path):
-    more = table().assign(run=["comparison/sjd-32", "rows/pjd-rows-2"])
-    other = table().assign(run=["emoji-96/ar", "emoji-96/sjd"], model="emoji-96")
-    table().to_parquet(tmp_path / "collected.parquet")
-    pd.concat([table(), more, other]).to_parquet(tmp_path / "sweeps.parquet")
+def test_only_runs_that_a_claim_rests_on_are_compared(tmp_path):
+    more = table().assign(run=["sjd-32", "pjd-rows-2"], group=["comparison", "rows"])
+    other = table().assign(run=["emoji-96-ar", "emoji-96-sjd"], model="emoji-96", group="models")
+    pd.concat([table(), more, other]).to_parquet(tmp_path / "runs.parquet")
     lines = reproduction.check_reproduction(tmp_path, tmp_path / "e.json", write=True)
-    runs = ["comparison/sjd-32", "emoji-96/ar", "emoji-96/sjd", "main/ar", "main/context-4"]
-    assert lines.run.unique().tolist() == runs and (lines.verdict == "as expected").all()
-    pd.concat([table(), other]).to_parquet(tmp_path / "sweeps.parquet")
+    runs = {"sjd-32", "emoji-96-ar", "emoji-96-sjd", "ar", "pjd-4"}
+    assert set(lines.run) == runs and (lines.verdict == "as expected").all()
+    pd.concat([table(), other]).to_parquet(tmp_path / "runs.parquet")
     lines = reproduction.check_reproduction(tmp_path, tmp_path / "e.json")
-    assert lines.run[lines.verdict == "missing"].unique().tolist() == ["comparison/sjd-32"]
-    (tmp_path / "sweeps.parquet").unlink()
-    assert len(reproduction.check_reproduction(tmp_path, tmp_path / "e.json")) == 4
+    assert lines.run[lines.verdict == "missing"].unique().tolist() == ["sjd-32"]
 
 
 def test_the_command_says_what_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(
         reproduction.check_reproduction, "__defaults__", (tmp_path, tmp_path / "e.json", False)
     )
-    table().to_parquet(tmp_path / "collected.parquet")
+    table().to_parquet(tmp_path / "runs.parquet")
     run = CliRunner().invoke
     assert isinstance(run(app, ["verify"]).exception, FileNotFoundError)
     assert run(app, ["verify", "--write"]).exit_code == 0
     assert "4 of 4 lines as expected" in run(app, ["verify"]).output
-    table().assign(steps=[256.0, 90.0]).to_parquet(tmp_path / "collected.parquet")
+    table().assign(steps=[256.0, 90.0]).to_parquet(tmp_path / "runs.parquet")
     failed = run(app, ["verify"])
     assert failed.exit_code == 1 and "FAILS" in failed.output

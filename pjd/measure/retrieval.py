@@ -87,12 +87,11 @@ class LinearProbe:
         return cls(**load_file(path), words=words)
 
 
-def own_caption_in_best(scores: Tensor, among: int) -> Tensor:
-    """Whether a picture's own caption is among its ``among`` best-scored ones, bool [pictures].
+def rank_of_own_caption(scores: Tensor) -> Tensor:
+    """How many captions are scored above a picture's own one, int64 [pictures].
 
     Args:
         scores: [pictures, captions], the own caption on the diagonal; equal captions count as own.
-        among: at least 1.
     """
     own = scores.diagonal()[:, None]
-    return (scores > own).sum(1) < among
+    return (scores > own).sum(1)

@@ -1,5 +1,6 @@
 """The models by name: where their weights are, their defaults, and how to load them."""
 
+import hashlib
 import json
 from importlib import import_module
 from pathlib import Path
@@ -66,6 +67,25 @@ def resolve(name: str) -> Path:
         advice = "run `dvc pull`" if embedded else advice
         raise ParameterError("model", name, f"no model.json and weights in {folder}: {advice}")
     return folder
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the names, the sizes, and the first and last MiB of a model's files."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()} {size}".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(2**20))
+            opened.seek(max(0, size - 2**20))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
+def adapter(name: str) -> str:
+    """The module of ``pjd.models`` that loads the model ``name``."""
+    checkpoint = official(name)
+    return "emoji" if checkpoint is None else checkpoint.family
 
 
 def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
@@ -157,7 +177,7 @@ def load(
         model = emoji.load(folder.name, folder).to(device, getattr(torch, dtype or "float32"))
     else:
         beside = {part: folder.parent / path for part, path in checkpoint.beside.items()}
-        family = import_module(f"pjd.models.{checkpoint.family}")
+        family = import_module(f"pjd.models.{adapter(name)}")
         arithmetic = getattr(torch, dtype or "bfloat16")
         model = family.load(folder.name, folder, **beside, device=device, dtype=arithmetic)
     return compile_forward(model) if compiled else model

@@ -2,125 +2,87 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from pjd.measure.features import frechet
 from pjd.measure.fidelity import bootstrap
 from pjd.pipeline.files import read_table
 
-
-def model_and_sampling(run: dict[str, Any]) -> tuple[Any, ...]:
-    """What a run shares with its baseline: the model and the sampling options of ``run.json``."""
-    options = ("guidance", "temperature", "top_k", "top_p")
-    return run["model"], *(run["config"][option] for option in options)
+OPTIONS = ("method", "context", "window", "rows", "guidance", "top_k", "stand_in", "group_size")
+"""Options of the decoder that the table has."""
 
 
-def read_decoded(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """``run.json`` and ``images.parquet`` of a decoded run."""
-    decode = path / "decode"
-    return json.loads((decode / "run.json").read_text()), read_table(decode / "images.parquet")
+def acceptance(table: pd.DataFrame, *patches: str) -> float:
+    """Share of tested drafts that was accepted; not a number if none was tested."""
+    accepted = sum(table[f"accepted_{patch}"].sum() for patch in patches)
+    tested = accepted + sum(table[f"rejected_{patch}"].sum() for patch in patches)
+    return accepted / tested if tested else np.nan
 
 
-def collect(runs: Path, names: list[str]) -> pd.DataFrame:
+def collect(runs: Path, planned: pd.DataFrame, baselines: dict[str, str]) -> pd.DataFrame:
     """One row per run: steps, speed-up, fidelity and Frechet distances; see docs/runs.md.
 
-    The baseline of a run is the first one in ``names`` with method ar and the same prompts, model,
-    guidance, temperature, top-k and top-p. The gap is the mean log-likelihood of the decoded codes
-    under the exact autoregressive model minus that of the baseline's codes for the same prompts,
-    in nats per token, with a bootstrap interval over prompts. A run of the baseline with other
-    seeds is the noise floor of every column.
+    The gap is the mean log-likelihood of the decoded codes under the exact autoregressive model
+    minus that of the baseline's codes for the same prompts, in nats per token, with a bootstrap
+    interval over prompts. A run of the baseline with other seeds is the noise floor of every
+    column.
 
     Args:
         runs: the folder of all runs.
-        names: of the runs, such as "main/ar".
-
-    Raises:
-        ValueError: if a run has no baseline.
+        planned: by name of the run, its ``group`` and ``setting``.
+        baselines: by setting, its run of AR.
     """
-    decodings = {name: read_decoded(runs / name) for name in names}
-    baselines: dict[tuple[Any, ...], str] = {}
-    for name, (stamp, decoded) in decodings.items():
-        if stamp["config"]["method"] == "ar":
-            baselines.setdefault((*model_and_sampling(stamp), *decoded.prompt), name)
-    real = {
-        json.loads(path.read_text())["model"]: path.parent
-        for path in runs.glob("*/real/real.json")
-        if (path.parent / "features.npy").exists()
+    return pd.DataFrame(
+        [
+            row(runs / name, runs / baselines[plan.setting])
+            | {"run": name, "group": plan.group, "setting": plan.setting}
+            for name, plan in planned.iterrows()
+        ]
+    ).pipe(
+        lambda table: table[
+            ["run", "group", "setting", *table.columns.drop(["run", "group", "setting"])]
+        ]
+    )
+
+
+def row(path: Path, baseline: Path) -> dict[str, object]:
+    """What the table says of the run in ``path``, beside its baseline."""
+    stamp = json.loads((path / "decode" / "run.json").read_text())
+    decoded, trace, lag, depths = (
+        read_table(path / "decode" / f"{name}.parquet")
+        for name in ("images", "trace", "lag", "depths")
+    )
+    evaluated = read_table(path / "evaluate" / "images.parquet")
+    distances = json.loads((path / "evaluate" / "distances.json").read_text())
+    of_baseline = read_table(baseline / "evaluate" / "images.parquet")
+    baseline_steps = read_table(baseline / "decode" / "images.parquet").steps
+    limited = max(1, trace.blocked.sum() + trace.rejected.sum())
+    steps = bootstrap(decoded.steps)
+    gap = bootstrap(evaluated.log_likelihood - of_baseline.log_likelihood)
+    n_codes = len(decoded.tokens[0])
+    return {
+        "model": stamp["model"],
+        **{option: stamp["config"][option] for option in OPTIONS},
+        "images": len(decoded),
+        "codes": n_codes,
+        "steps": steps.mean,
+        "steps_low": steps.low,
+        "steps_high": steps.high,
+        "compression": baseline_steps.mean() / steps.mean,
+        "tokens_per_step": decoded.fed.sum() / decoded.steps.sum(),
+        "acceptance": acceptance(evaluated, "flat", "detail"),
+        "acceptance_flat": acceptance(evaluated, "flat"),
+        "acceptance_detail": acceptance(evaluated, "detail"),
+        "flat_share": evaluated.flat.sum() / (len(evaluated) * n_codes),
+        "nats": -evaluated.log_likelihood.mean(),
+        "gap": gap.mean,
+        "gap_low": gap.low,
+        "gap_high": gap.high,
+        "outside_top_k": evaluated.outside_top_k.mean(),
+        **distances,
+        "mean_lag": np.average(lag.lag, weights=lag.codes) if len(lag) else np.nan,
+        "blocked_share": trace.blocked.sum() / limited,
+        "variation_first": depths.variation.iloc[0] if len(depths) else np.nan,
+        "variation_last": depths.variation.iloc[-1] if len(depths) else np.nan,
     }
-
-    def read_features(path: Path) -> torch.Tensor:
-        """Features of the images of a folder."""
-        return torch.from_numpy(np.load(path / "features.npy"))
-
-    def acceptance(table: pd.DataFrame, *patches: str) -> float:
-        """Share of tested drafts that was accepted; not a number if none was tested."""
-        accepted = sum(table[f"accepted_{patch}"].sum() for patch in patches)
-        tested = accepted + sum(table[f"rejected_{patch}"].sum() for patch in patches)
-        return accepted / tested if tested else np.nan
-
-    rows = []
-    for name, (stamp, decoded) in decodings.items():
-        config, shared = stamp["config"], (*model_and_sampling(stamp), *decoded.prompt)
-        if shared not in baselines:
-            raise ValueError(
-                f"run {name}: no run with method ar has its prompts, model and sampling, "
-                f"{model_and_sampling(stamp)}"
-            )
-        # Distances compare only at equal numbers of images. A run with other prompts than the
-        # real pictures has another number.
-        pictures = real.get(stamp["model"])
-        if pictures and len(read_features(pictures)) != len(decoded):
-            pictures = None
-        path, evaluation = runs / name / "decode", runs / name / "evaluate"
-        evaluated = read_table(evaluation / "images.parquet")
-        baseline = runs / baselines[shared] / "evaluate"
-        reference = read_table(baseline / "images.parquet")
-        lag = read_table(path / "lag.parquet")
-        trace = read_table(path / "trace.parquet")
-        depths = read_table(path / "depths.parquet")
-        own = read_features(evaluation)
-        limited = max(1, trace.blocked.sum() + trace.rejected.sum())
-        steps = bootstrap(decoded.steps)
-        gap = bootstrap(evaluated.log_likelihood - reference.log_likelihood)
-        n_codes = len(decoded.tokens[0])
-        rows.append(
-            {
-                "run": name,
-                "model": stamp["model"],
-                "method": config["method"],
-                "context": config["context"],
-                "window": config["window"],
-                "rows": config["rows"],
-                "guidance": config["guidance"],
-                "top_k": config["top_k"],
-                "stand_in": config["stand_in"],
-                "group_size": config["group_size"],
-                "images": len(decoded),
-                "codes": n_codes,
-                "steps": steps.mean,
-                "steps_low": steps.low,
-                "steps_high": steps.high,
-                "compression": decodings[baselines[shared]][1].steps.mean() / steps.mean,
-                "tokens_per_step": decoded.fed.sum() / decoded.steps.sum(),
-                "acceptance": acceptance(evaluated, "flat", "detail"),
-                "acceptance_flat": acceptance(evaluated, "flat"),
-                "acceptance_detail": acceptance(evaluated, "detail"),
-                "flat_share": evaluated.flat.sum() / (len(evaluated) * n_codes),
-                "nats": -evaluated.log_likelihood.mean(),
-                "gap": gap.mean,
-                "gap_low": gap.low,
-                "gap_high": gap.high,
-                "outside_top_k": evaluated.outside_top_k.mean(),
-                "frechet_real": frechet(read_features(pictures), own) if pictures else np.nan,
-                "frechet_ar": frechet(read_features(baseline), own),
-                "mean_lag": np.average(lag.lag, weights=lag.codes) if len(lag) else np.nan,
-                "blocked_share": trace.blocked.sum() / limited,
-                "variation_first": depths.variation.iloc[0] if len(depths) else np.nan,
-                "variation_last": depths.variation.iloc[-1] if len(depths) else np.nan,
-            }
-        )
-    return pd.DataFrame(rows)

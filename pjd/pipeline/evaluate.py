@@ -1,4 +1,4 @@
-"""Measure decoded runs, and the real pictures that they are compared with."""
+"""Measure decoded runs, and the pictures and the AR run that they are compared with."""
 
 import json
 from pathlib import Path
@@ -7,30 +7,64 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from pjd.api import pixels
 from pjd.decoder.model import ImageModel
 from pjd.emoji import corpus
 from pjd.errors import ParameterError
-from pjd.measure.features import features, flat_codes
+from pjd.measure.features import features, flat_codes, frechet
 from pjd.measure.fidelity import log_likelihood
+from pjd.measure.quality import inception_score, kernel_distance, lite0_classes
+from pjd.measure.retrieval import LinearProbe, rank_of_own_caption
 from pjd.models.emoji import EmojiModel
 from pjd.models.tokenizer import psnr
-from pjd.paths import DATA
+from pjd.paths import BASELINES, DATA, RUNS
 from pjd.pipeline.files import folder, read_table, write_json
+from pjd.pipeline.prompts import SHARES
 from pjd.pipeline.runs import column_tensor
+from pjd.pipeline.settings import Setting
 
 
-def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> None:
-    """Measure a decoded run: writes ``evaluate/images.parquet`` and ``evaluate/features.npy``.
+def quality(own: Tensor, real: Tensor | None) -> dict[str, float]:
+    """Scores of pictures by their features [n, 1280], with one standard deviation where random.
+
+    Not a number where there are no pictures to compare with, or fewer images than a score needs.
+    """
+    variety = inception_score(lite0_classes(own)) if len(own) >= 20 else None
+    distance = kernel_distance(real, own) if real is not None and len(own) >= 4 else None
+    scores = {"inception_score": variety, "kernel_real": distance}
+    return {
+        name: value
+        for key, score in scores.items()
+        for name, value in (
+            (key, score.mean if score else np.nan),
+            (f"{key}_deviation", (score.high - score.mean) / 2 if score else np.nan),
+        )
+    }
+
+
+def captions_found(own: Tensor, prompts: list[str], model: ImageModel, probe: Path) -> np.ndarray:
+    """Place of each picture's own caption among all, from 0; -1 for models of other captions."""
+    if not isinstance(model, EmojiModel):
+        return np.full(len(prompts), -1)
+    scores = LinearProbe.load(probe, model.words).scores(own, prompts)
+    return rank_of_own_caption(scores).numpy()
+
+
+def evaluate(run: str, model: ImageModel, top_k: int, probe: Path, batch_size: int = 8) -> None:
+    """Measure a decoded run: writes ``evaluate/images.parquet`` and ``evaluate/distances.json``.
 
     Args:
-        path: folder of the run.
+        run: its name; the setting that it belongs to has its baseline's features already.
         model: the model that decoded it.
         top_k: the k of "share of codes outside the k likeliest".
+        probe: file of the linear probe for captions.
         batch_size: images per forward pass.
     """
-    config = json.loads((path / "decode" / "run.json").read_text())["config"]
+    path = RUNS / run
+    stamp = json.loads((path / "decode" / "run.json").read_text())
+    config, baseline = stamp["config"], BASELINES / stamp["setting"]
     images = read_table(path / "decode" / "images.parquet")
     tokens = column_tensor(images.tokens)
     nats, outside = log_likelihood(
@@ -43,6 +77,9 @@ def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> 
         batch_size,
     )
     decoded = pixels(model, tokens)
+    # In half precision, as the stored ones are: equal pictures have distance 0.
+    own, of_baseline = features(decoded).half().float(), stored(baseline / "ar.npy")
+    real = stored(baseline / "real.npy") if (baseline / "real.npy").exists() else None
     flat = flat_codes(decoded, decoded.shape[1] // model.grid.rows)
     if isinstance(model, EmojiModel):
         flat = model.tokenizer.in_code_order(flat)
@@ -51,6 +88,7 @@ def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> 
             log_likelihood=nats.double().mean(1).numpy(),
             outside_top_k=outside.double().mean(1).numpy(),
             flat=flat.sum(1).numpy(),
+            caption_rank=captions_found(own, list(images.prompt), model, probe),
             **{
                 f"{name}_{where}": (column_tensor(images[f"{name}_at"]) * at).sum(1).numpy()
                 for name in ("accepted", "rejected")
@@ -58,7 +96,21 @@ def evaluate(path: Path, model: ImageModel, top_k: int, batch_size: int = 8) -> 
             },
         )
         table.to_parquet(partial / "images.parquet", index=False)
-        np.save(partial / "features.npy", features(decoded).numpy())
+        distances = {
+            "frechet_real": np.nan if real is None else frechet(real, own),
+            "frechet_ar": frechet(of_baseline, own),
+        }
+        write_json(partial / "distances.json", distances | quality(own, real))
+
+
+def half(own: Tensor) -> np.ndarray:
+    """Features in half precision, in which they ship."""
+    return own.half().numpy()
+
+
+def stored(path: Path) -> Tensor:
+    """Features float32 [n, 1280] of a file that has them in half precision."""
+    return torch.from_numpy(np.load(path)).float()
 
 
 def described_pictures(table: pd.DataFrame, size: int, pictures: Path) -> torch.Tensor:
@@ -84,31 +136,6 @@ def described_pictures(table: pd.DataFrame, size: int, pictures: Path) -> torch.
     return torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
 
 
-def evaluate_reference(
-    path: Path, name: str, size: int, table: pd.DataFrame, pictures: Path | None
-) -> None:
-    """Measure the pictures that the prompts of a file describe, if there are any.
-
-    Writes ``real.json``, and ``features.npy`` if there are pictures.
-
-    Args:
-        path: folder to write.
-        name: of the model whose images they are compared with.
-        size: see :func:`described_pictures`.
-        table: prompts, with ``image_id`` if there are pictures.
-        pictures: see :func:`described_pictures`; None: there are no pictures.
-
-    Raises:
-        ParameterError: see :func:`described_pictures`.
-        FileNotFoundError: see :func:`described_pictures`.
-    """
-    with folder(path) as partial:
-        if pictures is not None:
-            pictured = described_pictures(table, size, pictures)
-            np.save(partial / "features.npy", features(pictured).numpy())
-        write_json(partial / "real.json", {"model": name})
-
-
 def corpus_pictures(prompts: list[str], size: int) -> torch.Tensor:
     """The corpus' own pictures of its prompts, uint8 [prompts, size, size, 3]."""
     icons = corpus.load(DATA / "icons.parquet").set_index(["name", "style"])
@@ -121,14 +148,54 @@ def corpus_pictures(prompts: list[str], size: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([picture(prompt) for prompt in prompts]))
 
 
-def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: float) -> None:
-    """Measure the corpus' own pictures of the prompts, as :func:`evaluate` does a run.
+def measure_baseline(setting: Setting, ar: str, model: ImageModel, probe: Path) -> None:
+    """Measure what the runs of a setting are compared with: its run of AR, and real pictures.
 
-    Writes ``features.npy``, and ``real.json`` with the nats per token of the real codes and the
-    PSNR of the tokenizer, by group of prompts.
+    Writes ``ar.npy`` and, if the prompts describe pictures, ``real.npy``: their features. Writes
+    ``real.json`` beside the folder: scores of the real pictures and, for the emoji corpus, their
+    nats per token and the PSNR of the tokenizer, by group of prompts.
+
+    Args:
+        setting: the setting.
+        ar: its run of AR, which is decoded.
+        model: the model that decoded it.
+        probe: file of the linear probe for captions.
+
+    Raises:
+        ParameterError: see :func:`described_pictures`.
+        FileNotFoundError: see :func:`described_pictures`.
     """
+    images = read_table(RUNS / ar / "decode" / "images.parquet")
+    decoded = pixels(model, column_tensor(images.tokens))
+    real: dict[str, object] = {}
+    with folder(BASELINES / setting.name) as partial:
+        np.save(partial / "ar.npy", half(features(decoded)))
+        pictured = pictures_of(setting, model, decoded.shape[1])
+        if pictured is not None:
+            own = features(pictured)
+            np.save(partial / "real.npy", half(own))
+            ranks = captions_found(own, list(setting.prompts.prompt), model, probe)
+            real = quality(own, own) | {"caption_rank": ranks.tolist()}
+            if isinstance(model, EmojiModel):
+                config = json.loads((RUNS / ar / "decode" / "run.json").read_text())["config"]
+                real |= real_codes(setting.prompts, pictured, model, config["guidance"])
+    write_json(BASELINES / f"{setting.name}.json", real)
+
+
+def pictures_of(setting: Setting, model: ImageModel, size: int) -> Tensor | None:
+    """The pictures that a setting's prompts describe, uint8 [prompts, size, size, 3], if any."""
+    if setting.pictures is not None:
+        return described_pictures(setting.prompts, size, setting.pictures)
+    if isinstance(model, EmojiModel) and set(setting.prompts.group) <= set(SHARES):
+        return corpus_pictures(list(setting.prompts.prompt), size)
+    return None
+
+
+def real_codes(
+    table: pd.DataFrame, pictured: Tensor, model: EmojiModel, guidance: float
+) -> dict[str, dict[str, float]]:
+    """Of real pictures, by group of prompts: nats per token of their codes, and PSNR in dB."""
     prompts = list(table.prompt)
-    pictured = corpus_pictures(prompts, model.grid.rows * model.tokenizer.reduction)
     tokens = torch.cat([model.tokenizer.encode(part).flatten(1) for part in pictured.split(64)])
     guided, _ = log_likelihood(model, prompts, tokens, guidance, 1.0)
     plain, _ = log_likelihood(model, prompts, tokens, 1.0, 1.0)
@@ -137,7 +204,5 @@ def evaluate_real(path: Path, model: EmojiModel, table: pd.DataFrame, guidance: 
         nats=-plain.double().mean(1).numpy(),
         psnr=psnr(pixels(model, tokens), pictured).double().numpy(),
     )
-    with folder(path) as partial:
-        np.save(partial / "features.npy", features(pictured).numpy())
-        by_group = measured.groupby("group").mean().to_dict()
-        write_json(partial / "real.json", {"model": model.name, **by_group})
+    by_group: dict[str, dict[str, float]] = measured.groupby("group").mean().to_dict()
+    return by_group

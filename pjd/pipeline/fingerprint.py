@@ -101,6 +101,20 @@ def fingerprints(paths: list[Path]) -> dict[str, list[str]]:
     return {name: sorted(hashes) for name, hashes in found.items()}
 
 
+def imported_beside(path: Path) -> list[Path]:
+    """A module, and all modules of its folder that it imports, itself or through others."""
+    found, waiting = {path}, [path]
+    while waiting:
+        tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                beside = path.parent / f"{(node.module or '').rpartition('.')[2]}.py"
+                if beside.exists() and beside not in found:
+                    found.add(beside)
+                    waiting.append(beside)
+    return sorted(found)
+
+
 def stage_files(stage: str) -> list[Path]:
     """The files and folders that ``stage`` of dvc.yaml depends on."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -1,13 +1,11 @@
 """Run a notebook with parameters through papermill, strictly, and keep it as HTML."""
 
 import argparse
+import ast
 import os
 import sys
-from collections import ChainMap
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from pjd.paths import ROOT
 
@@ -46,14 +44,7 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillExecutionError
 
-    if not path.exists():
-        raise NotebookError(f"there is no notebook {path}")
-    known = set(papermill.inspect_notebook(str(path)))
-    unknown = sorted(set(parameters) - known)
-    if unknown:
-        raise NotebookError(
-            f"{path.name} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}"
-        )
+    refuse_unknown(path, list(parameters), parameters_of(path))
     html.parent.mkdir(parents=True, exist_ok=True)
     executed = html.with_suffix(".ipynb")
     failure = None
@@ -87,18 +78,104 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
         raise failure
 
 
+def value_of(text: str) -> Any:
+    """A word of the command line as a value: a number, true, false, null, or else a text."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return {"true": True, "false": False, "null": None}.get(text, text)
+
+
+def typed(words: list[str], parameter: dict[str, str]) -> Any:
+    """The value that words of the command line have for a parameter of a notebook.
+
+    Args:
+        words: what follows its name; none at all means true.
+        parameter: as papermill describes it. A text stays one if the default is a text; one word is
+            a list of one if the default is a list, or the parameter is annotated as one.
+    """
+    default = default_of(parameter)
+    values = [word if isinstance(default, str) else value_of(word) for word in words]
+    if isinstance(default, list) or parameter["inferred_type_name"] == "list" or len(values) > 1:
+        return values
+    return values[0] if values else True
+
+
+def default_of(parameter: dict[str, str]) -> Any:
+    """The default of a parameter, as papermill describes it; None if it is no literal."""
+    try:
+        return ast.literal_eval(parameter["default"])
+    except (ValueError, SyntaxError):
+        return None
+
+
+def read_words(words: list[str], notebook: Path) -> dict[str, Any]:
+    """Parameters from words, as DVC writes a mapping.
+
+    ``--name value``; ``--name value value`` for a list; ``--name`` and ``--no-name`` for true and
+    false. A later value wins over an earlier one, so that a run's own options win over what all share.
+
+    Args:
+        words: of the command line.
+        notebook: whose parameters they are.
+
+    Raises:
+        NotebookError: for a parameter that the notebook does not have, or a word without a name.
+    """
+    known = parameters_of(notebook)
+    given: dict[str, list[str]] = {}
+    name = None
+    for word in words:
+        if word.startswith("--no-") and word.removeprefix("--no-") in known:
+            given[word.removeprefix("--no-")] = ["false"]
+        elif word.startswith("--"):
+            name = word.removeprefix("--")
+            given[name] = []
+        elif name is None:
+            raise NotebookError(f"{word!r} stands before the first --name")
+        else:
+            given[name].append(word)
+    refuse_unknown(notebook, list(given), known)
+    return {name: typed(values, known[name]) for name, values in given.items()}
+
+
+def parameters_of(notebook: Path) -> dict[str, dict[str, str]]:
+    """The parameters of a notebook by name, as papermill describes them.
+
+    Raises:
+        NotebookError: if there is no such notebook.
+    """
+    import papermill
+
+    if not notebook.exists():
+        raise NotebookError(f"there is no notebook {notebook}")
+    return papermill.inspect_notebook(str(notebook))
+
+
+def refuse_unknown(notebook: Path, names: list[str], known: dict[str, Any]) -> None:
+    """Raise :class:`NotebookError` if ``names`` has one that the notebook does not have."""
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise NotebookError(
+            f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}"
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: ``python -m pjd.pipeline.notebook NOTEBOOK HTML '{name: value}' ...``."""
+    """Command line: ``python -m pjd.pipeline.notebook NOTEBOOK HTML --name value ...``."""
     parser = argparse.ArgumentParser(prog="pjd.pipeline.notebook", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("html", type=Path, help="where to write the executed notebook")
     parser.add_argument(
-        "parameters", nargs="*", help="mappings in YAML; a later one overrides earlier ones"
+        "parameters", nargs=argparse.REMAINDER, help="--name value; several values are a list"
     )
     options = parser.parse_args(arguments)
     try:
-        mappings = [yaml.safe_load(text) for text in options.parameters]
-        run(options.notebook, options.html, dict(ChainMap(*reversed(mappings))))
+        run(options.notebook, options.html, read_words(options.parameters, options.notebook))
     except NotebookError as error:
         print(f"pjd: {error}", file=sys.stderr)
         return 1

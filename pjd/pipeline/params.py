@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from pjd.paths import ROOT
@@ -37,10 +38,23 @@ def lay_over(profile: Path, parameters: Path) -> list[str]:
     return list(values)
 
 
-def planned(sweeps: bool = False) -> list[str]:
-    """Names of the runs in params.yaml: the main ones and, with ``sweeps``, all others."""
-    chosen = parameters()
-    names = [*chosen["baselines"], *(f"context-{context}" for context in chosen["contexts"])]
-    more = [f"{item['folder']}/{name}" for name, item in chosen["sweeps"].items()]
-    more += [f"{item['model']}/{item['run']}" for item in chosen["other_runs"].values()]
-    return [f"main/{name}" for name in names] + (more if sweeps else [])
+def planned() -> pd.DataFrame:
+    """The runs of params.yaml: by name, their ``group`` and ``setting``."""
+    runs = parameters()["runs"]
+    table = pd.DataFrame.from_dict(runs, orient="index")
+    return table[["group", "setting"]].rename_axis("run")
+
+
+def shipped() -> list[str]:
+    """Stages whose outputs come with the repository: all runs but those of the group main."""
+    settings, runs = parameters()["settings"], planned()
+    others = runs.index[runs.group != "main"]
+    return [
+        "fit-probe",
+        *(f"{stage}@{name}" for stage in ("prepare", "compare") for name in settings),
+        *(f"{stage}@{name}" for stage in ("decode", "evaluate") for name in others),
+    ]
+
+
+if __name__ == "__main__":
+    print(*shipped())

@@ -64,7 +64,7 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
     """Prompts and their groups, one row per prompt.
 
     Args:
-        source: "emoji", or the path of a file in one of the formats of :data:`READERS`.
+        source: "emoji" or the path of the corpus' own prompts, or the path of a file in one of the formats of :data:`READERS`.
         count: number of prompts, from the first one; None: all prompts of a file.
 
     Raises:
@@ -72,7 +72,7 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
             format, or if a file is not in the format of its name.
         FileNotFoundError: if there is no such file.
     """
-    if source == "emoji":
+    if source == "emoji" or Path(source).absolute() == DATA / "prompts.json":
         if count is None:
             raise ParameterError("images", count, "must be given for the prompts of emoji")
         return emoji(count)

@@ -5,14 +5,18 @@ import html
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pjd.emoji.corpus import SETS
-from pjd.paths import FIGURES, REPORTS, RESULTS, RUNS
+from pjd.paths import FIGURES, NOTEBOOKS, PROVENANCE, REPORTS, RESULTS, ROOT, RUNS
 from pjd.pipeline.files import read_table
 from pjd.pipeline.params import parameters
 from pjd.pipeline.reproduction import check_reproduction
+
+SHIPPED = ROOT / "docs" / "results" / "provenance.json"
+"""Where the runs come from that come with the repository."""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>
@@ -65,7 +69,7 @@ def table(name: str, title: str) -> str:
 
 def summary(runs: pd.DataFrame) -> str:
     """The main result in two sentences."""
-    ar = runs[runs.run == "main/ar"].iloc[0]
+    ar = runs[runs.run == "ar"].iloc[0]
     sjd = runs[runs.method == "sjd"].iloc[0]
     pjd = runs[runs.method == "pjd"].sort_values("context")
     parts = [
@@ -92,18 +96,15 @@ def credits(models: set[str]) -> str:
     return f"<h2>Credits</h2><p>{html.escape(text)}</p>"
 
 
-def what_ran(runs: set[str]) -> str:
-    """Section from the ``run.json`` of ``runs``: what all share, and what differs by run."""
-    stamps = {
-        path.parent.parent.relative_to(RUNS).as_posix(): json.loads(path.read_text())
-        for path in sorted(RUNS.glob("*/*/decode/run.json"))
-        if path.parent.parent.relative_to(RUNS).as_posix() in runs
-    }
-    where = ("model", "dtype", "python", "machine", "gpu")
-    rows = {
-        name: {key: stamp[key] for key in where} | stamp["versions"] | stamp["config"]
-        for name, stamp in stamps.items()
-    }
+def what_ran(runs: list[str]) -> str:
+    """Section on ``runs``: what all share of options, versions and machine, and what differs."""
+    shipped = json.loads(SHIPPED.read_text())
+    rows = {}
+    for run in runs:
+        stamp = json.loads((RUNS / run / "decode" / "run.json").read_text())
+        own = PROVENANCE / f"{run}.json"
+        where = json.loads(own.read_text()) if own.exists() else shipped.get(run, {})
+        rows[run] = {"model": stamp["model"], "dtype": stamp["dtype"], **where, **stamp["config"]}
     text = pd.DataFrame(rows).T.astype(str)
     is_shared = text.nunique() == 1
     shared = text.loc[:, is_shared].iloc[0].to_dict()
@@ -115,61 +116,36 @@ def what_ran(runs: set[str]) -> str:
     )
 
 
-def reproduction_section() -> str:
-    """The first section: measured and expected values, side by side."""
+def reproduction_section(main: set[str]) -> str:
+    """The first section: measured and expected values, side by side.
+
+    Args:
+        main: the runs that stand in sight.
+    """
     title = '<h2 id="verdict">Was it reproduced?</h2>'
     try:
         lines = check_reproduction()
     except (FileNotFoundError, ValueError) as error:
         return f"{title}<p>{html.escape(str(error))}.</p>"
     good = int((lines.verdict == "as expected").sum())
-    main = lines.run.str.startswith("main/")
-    body, rest = (part.to_html(index=False, border=0) for part in (lines[main], lines[~main]))
-    more = f"<details><summary>The other runs</summary>{rest}</details>" if not main.all() else ""
+    first = lines.run.isin(main)
+    body, rest = (part.to_html(index=False, border=0) for part in (lines[first], lines[~first]))
     failed = ", ".join(lines.run[lines.verdict != "as expected"].unique()) or "none"
     return (
         f"{title}<p>{good} of {len(lines)} lines as expected; not as expected: {failed}. "
         "Tolerance: three standard deviations of the difference of two such runs.</p>"
-        f'<div class="wide">{body}{more}</div>'
+        f'<div class="wide">{body}<details><summary>The other runs</summary>{rest}</details></div>'
     )
 
 
-MAIN = ("animation", "fig01_pairs", "table1_main", "fig06_context_tokens")
-SECTIONS = {
-    "animation": "AR, SJD and PJD at work",
-    "fig01_pairs": "Figure 1: AR beside PJD, same prompts and seeds",
-    "fig02_attention": "Figure 2: where the model looks",
-    "fig03_iteration": "Figures 3 and 4: one iteration, and its mask",
-    "fig05_methods": "Figure 5: the same prompts by several decoders",
-    "fig06_context_tokens": "Figure 6: context tokens c",
-    "fig07_top_k": "Figure 7: top-K",
-    "fig08_guidance": "Figure 8: classifier-free guidance",
-    "fig09_grid_size": "Figure 9: larger grids at coverage 0.25",
-    "fig10_samples": "Figure 10: more samples",
-    "fig11_larger": "Figure 11: another model, several decoders",
-    "fig12_larger_pairs": "Figure 12: another model, AR beside PJD",
-    "fig13_weak_locality": "Figure 13: weak locality",
-    "fig14_mask": "Figure 14: with and without the row-causal mask",
-    "fig15_tokens": "Figure 15: tokens drafted and accepted in each iteration",
-    "table1_main": "Table 1: main result",
-    "table1_methods": "Table 1, every method",
-    "table2_held_out": "Table 2: held-out captions",
-    "table3_quality": "Table 3: more measures of quality",
-    "table4_mask": "Table 4: the row-causal mask",
-    "pareto": "Step compression against fidelity",
-    "falsification": "If neighbours tell nothing",
-    "lag": "Lag at commit, and steps against their bound",
-    "rows": "How many rows at once",
-    "windows": "How far a row drafts",
-    "ingredients": "From PJD to PJD-plus",
-    "stand_ins": "What stands in for the token before a row",
-    "latency": "From steps to seconds",
-}
-"""Titles of figures and tables in the order of the page, by the name of the notebook's output."""
+def section(name: str, figure: dict[str, Any]) -> str:
+    """Section of a figure or a table, whichever the notebook wrote.
 
-
-def section(name: str, title: str) -> str:
-    """Section of a figure or a table, whichever the notebook wrote."""
+    Args:
+        name: key of ``figures`` in params.yaml.
+        figure: what stands there. Without a title, the notebook's first heading is the title.
+    """
+    title = figure.get("title") or heading(NOTEBOOKS / "figures" / f"{figure['notebook']}.ipynb")
     for ending in ("png", "gif"):
         path = FIGURES / name / f"{name}.{ending}"
         if path.exists():
@@ -177,27 +153,30 @@ def section(name: str, title: str) -> str:
     return table(name, title)
 
 
-def main(page: str = "index") -> int:
-    """Write ``reports/index.html`` with everything, or ``reports/main.html`` with the main runs."""
-    wanted = [*MAIN]
-    if page == "index":
-        wanted += [*parameters()["sweep_figures"], "latency"]
-    runs = read_table(RESULTS / ("sweeps.parquet" if page == "index" else "collected.parquet"))
-    chosen = {name: title for name, title in SECTIONS.items() if name in wanted}
+def heading(notebook: Path) -> str:
+    """The first heading of a notebook."""
+    first = json.loads(notebook.read_text())["cells"][0]["source"][0]
+    return first.removeprefix("# ").strip()
+
+
+def main() -> int:
+    """Write ``reports/index.html``."""
+    runs = read_table(RESULTS / "runs.parquet")
+    main = runs[runs.group == "main"]
     text = PAGE.format(
-        summary=html.escape(summary(runs[runs.run.str.startswith("main/")])),
-        verdict=reproduction_section(),
-        sections="\n".join(section(name, title) for name, title in chosen.items()),
-        ran=what_ran(set(runs.run)),
+        summary=html.escape(summary(main)),
+        verdict=reproduction_section(set(main.run)),
+        sections="\n".join(section(*item) for item in parameters()["figures"].items()),
+        ran=what_ran(runs.run.tolist()),
         credits=credits(set(runs.model)),
         model=html.escape(runs.model.iloc[0]),
     )
     REPORTS.mkdir(parents=True, exist_ok=True)
-    path: Path = REPORTS / f"{page}.html"
+    path = REPORTS / "index.html"
     path.write_text(text)
     print(path)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

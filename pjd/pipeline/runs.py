@@ -1,4 +1,4 @@
-"""Write a decoded run, and its provenance."""
+"""Write a decoded run, and apart from it what differs between equal runs."""
 
 import os
 import platform
@@ -11,40 +11,36 @@ import pandas as pd
 import torch
 
 from pjd.api import Result
-from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
-from pjd.paths import ROOT, RUNS, TIMINGS
+from pjd.paths import PROVENANCE, ROOT, RUNS
 from pjd.pipeline.files import folder, write_json
 
 
-def stamp(config: DecodeConfig | None = None, **extra: Any) -> dict[str, Any]:
-    """Provenance of a result: commit, versions, machine, and the options that ran."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    result: dict[str, Any] = {
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "versions": {name: version(name) for name in ("torch", "transformers", "torchmetrics")},
+def provenance() -> dict[str, Any]:
+    """Where a result comes from: commit, versions and machine."""
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return {
+        "commit": commit or "unknown",
+        **{name: version(name) for name in ("torch", "transformers", "torchmetrics")},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        **extra,
     }
-    if config is not None:
-        result |= {"config": config.as_dict(), "config_digest": config.digest}
-    return result
 
 
-def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> None:
+def save(
+    run: str, setting: str | None, result: Result, table: pd.DataFrame, model: ImageModel
+) -> None:
     """Write a decoded run; docs/runs.md has every column.
 
-    ``images.parquet``, ``trace.parquet``, ``depths.parquet``, ``lag.parquet``, ``run.json``.
-    Wall-clock, which differs between equal runs, goes to ``timings/``.
+    ``images.parquet``, ``trace.parquet``, ``depths.parquet``, ``lag.parquet``, ``run.json``: the
+    same bytes whenever the same tokens are drawn. What differs then, such as the machine and the
+    seconds, goes to ``provenance/``.
 
     Args:
         run: its name, a folder below ``runs/``.
+        setting: the setting that it belongs to, if any.
         result: from :func:`pjd.generate`.
         table: prompts and their groups, one row per image.
         model: the model that decoded it.
@@ -72,12 +68,11 @@ def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> No
         lags = pd.DataFrame({"lag": np.arange(len(counts)), "codes": counts.numpy()})
         lags.to_parquet(partial / "lag.parquet", index=False)
         result.trace.depths.to_parquet(partial / "depths.parquet", index=False)
-        arithmetic = str(model.dtype).removeprefix("torch.")
-        write_json(partial / "run.json", stamp(result.config, model=model.name, dtype=arithmetic))
-    write_json(
-        TIMINGS / f"{run}.json",
-        {"seconds": result.seconds, "images": len(table), "per_image": result.seconds / len(table)},
-    )
+        content = {"setting": setting, "model": model.name, "config": result.config.as_dict()}
+        content |= {"dtype": str(model.dtype).removeprefix("torch."), "images": len(table)}
+        write_json(partial / "run.json", content)
+    seconds = {"seconds": result.seconds, "seconds_per_image": result.seconds / len(table)}
+    write_json(PROVENANCE / f"{run}.json", provenance() | seconds)
 
 
 def column_tensor(column: pd.Series) -> torch.Tensor:
