@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from backbones import save_checkpoint, tiny_chameleon
 from PIL import Image
-from project import copy_of_the_project, dvc, overlay
 from safetensors.torch import save_file
 
 from pjd.models.chameleon import VQ, lumina
+from tests.backbones import save_checkpoint, tiny_chameleon
+from tests.project import copy_of_the_project, dvc, overlay
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import papermill
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
-from project import commands, copy_of_the_project, dvc, overlay, shell
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import configure
@@ -20,6 +19,7 @@ from pjd.pipeline.notebook import NotebookError, read_words
 from pjd.pipeline.notebook import run as run_notebook
 from pjd.pipeline.params import shipped
 from pjd.pipeline.settings import SAMPLING, choose
+from tests.project import commands, copy_of_the_project, dvc, overlay, shell
 
 
 def stages(folder: Path = ROOT) -> dict[str, str]:
@@ -97,7 +97,7 @@ def test_what_a_setting_has_is_not_given_again(monkeypatch):
     for name, value in (("guidance", 2.0), ("top_k", 0)):
         with pytest.raises(ParameterError, match=f"{name} = .*the setting emoji-64 has it"):
             choose("emoji-64", None, None, None, {name: value})
-    with pytest.raises(ParameterError, match="images = 4.*the setting emoji-64 has it"):
+    with pytest.raises(ParameterError, match=r"images = 4.*the setting emoji-64 has it"):
         choose("emoji-64", None, None, 4, {})
 
 

@@ -5,15 +5,10 @@ import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from pjd.errors import ParameterError
-from pjd.measure.features import features
-from pjd.measure.quality import (
-    clip_score,
-    inception,
-    inception_score,
-    kernel_distance,
-    lite0_classes,
-)
-from pjd.measure.retrieval import LinearProbe, own_caption_in_best
+from pjd.measure.features import features, frechet
+from pjd.measure.published import clip_score, inception
+from pjd.measure.quality import inception_score, kernel_distance, lite0_classes
+from pjd.measure.retrieval import LinearProbe, rank_of_own_caption, shares_found
 from pjd.models.captions import Words
 
 
@@ -55,9 +50,11 @@ def test_the_probe_finds_captions_of_pictures_that_it_has_not_seen(tmp_path):
     seen = signal @ torch.randn(4, 12) + 0.05 * torch.randn(80, 12)
     probe = LinearProbe.fit(seen[:60], captions[:60], words)
     scores = probe.scores(seen[60:64], captions[60:64])
-    assert own_caption_in_best(scores, 1).all()
-    assert not own_caption_in_best(scores[[1, 2, 3, 0]], 1).any()
-    assert own_caption_in_best(scores[[1, 2, 3, 0]], 4).all()
+    assert rank_of_own_caption(scores).tolist() == [0, 0, 0, 0]
+    moved = rank_of_own_caption(scores[[1, 2, 3, 0]])
+    assert moved.min() >= 1 and moved.max() <= 3
+    shares = shares_found(torch.cat([rank_of_own_caption(scores), moved]).numpy())
+    assert shares["caption_best_1"] == 0.5 and shares["caption_best_10"] == 1
     probe.save(tmp_path / "probe.safetensors")
     again = LinearProbe.load(tmp_path / "probe.safetensors", words)
     assert torch.equal(again.scores(seen[60:64], captions[60:64]), scores)
@@ -68,7 +65,10 @@ def test_clip_score_names_the_folder_that_it_needs(tmp_path):
         clip_score(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), ["cat"], tmp_path / "clip")
 
 
-def test_clip_score_is_torchmetrics_of_the_clip_in_the_folder(tmp_path):
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A tiny CLIP, its processor, and the folder that it is in."""
+    folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     size |= {"num_attention_heads": 2}
@@ -79,26 +79,57 @@ def test_clip_score_is_torchmetrics_of_the_clip_in_the_folder(tmp_path):
             projection_dim=8,
         )
     ).eval()
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(folder)
     letters = [chr(code) + end for code in range(97, 123) for end in ("", "</w>")]
     vocabulary = {
         token: i for i, token in enumerate(["<|startoftext|>", "<|endoftext|>", *letters])
     }
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
     size = {"shortest_edge": 32}
     images = CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(images, tokenizer).save_pretrained(tmp_path)
+    processor = CLIPProcessor(images, CLIPTokenizer(vocab=vocabulary, merges=[]))
+    processor.save_pretrained(folder)
+    return model, processor, folder
 
+
+def cosine(clip, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    """By transformers itself, its tokenizer cutting what is too long: float [pictures]."""
+    model, processor, _ = clip
+    images = list(pictures.permute(0, 3, 1, 2))
+    more = {"padding": True, "truncation": True, "max_length": 77}
+    with torch.no_grad():
+        made = model(**processor(text=prompts, images=images, return_tensors="pt", **more))
+    return (made.image_embeds * made.text_embeds).sum(-1)
+
+
+def test_clip_score_is_torchmetrics_of_the_clip_in_the_folder(clip):
     pictures = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8)
     prompts = ["cat", "a dog", "bird"]
-    inputs = CLIPProcessor(images, tokenizer)(
-        text=prompts, images=list(pictures.permute(0, 3, 1, 2)), return_tensors="pt", padding=True
-    )
-    with torch.no_grad():
-        made = model(**inputs)
-    cosine = (made.image_embeds * made.text_embeds).sum(-1)
-    expected = float((100 * cosine).mean().clamp(min=0))
-    assert clip_score(pictures, prompts, tmp_path, batch_size=2) == pytest.approx(
-        expected, rel=1e-4
-    )
-    assert expected > 0
+    expected = float((100 * cosine(clip, pictures, prompts)).mean().clamp(min=0))
+    found = clip_score(pictures, prompts, clip[2], batch_size=2)
+    assert found == pytest.approx(expected, rel=1e-4) and expected > 0
+
+
+@pytest.mark.parametrize(("letters", "cut"), [(75, 0), (76, 1), (123, 1)])
+def test_a_prompt_that_is_too_long_for_clip_keeps_its_end_token(clip, letters, cut, recwarn):
+    pictures = torch.randint(256, (8, 32, 32, 3), dtype=torch.uint8)
+    prompts = ["x " * letters] + 7 * ["cat"]
+    # The sign of the score depends on the end token: every picture's own score, by turns.
+    for picture in pictures:
+        expected = 100 * float(cosine(clip, picture[None], prompts[:1]))
+        found = clip_score(picture[None], prompts[:1], clip[2])
+        assert found == pytest.approx(max(expected, 0), abs=1e-3)
+    clip_score(pictures, prompts, clip[2])
+    said = [str(w.message) for w in recwarn if "of 8 prompts have more" in str(w.message)]
+    assert said == (["1 of 8 prompts have more than CLIP's 77 tokens: cut"] if cut else [])
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_too_few_images_are_refused_by_name(images):
+    few = torch.randn(images, 16)
+    with pytest.raises(ParameterError, match=f"images = {images}: must be at least 4"):
+        kernel_distance(few, few)
+    with pytest.raises(ParameterError, match=f"images = {images}: must be at least 20"):
+        inception_score(few)
+    if images == 1:
+        with pytest.raises(ParameterError, match="images = 1: must be at least 2"):
+            frechet(few, torch.randn(8, 16))

@@ -82,24 +82,32 @@ def step_inputs(
     # A query sees the slot of its own blank or stand-in, the prompt, and its part of the image.
     own = slots[..., None] == torch.arange(shapes.slots.first_prompt, device=slots.device)
     of_prompt = prompt.mask[:, None].expand(-1, slots.shape[1], -1)
-    of_image = image_mask(state, layout, config, band, queries).repeat(branches, 1, 1)
+    of_image = image_mask(state.committed, layout, config, band, queries).repeat(branches, 1, 1)
     mask = torch.cat([own, of_prompt, of_image], dim=-1)[:, None, :, :used]
     return Inputs(x, positions, mask, slots, used)
 
 
 def image_mask(
-    state: State, layout: RowLayout, config: DecodeConfig, band: Band, queries: Queries
+    committed: Tensor, layout: RowLayout, config: DecodeConfig, band: Band, queries: Queries
 ) -> Tensor:
-    """Which positions of the image each query sees, bool [batch, queries, R * stride].
+    """Which positions of the image each query sees; blanks see none of them.
 
-    Blanks see none of them.
+    Args:
+        committed: int64 [batch, R + 1], tokens committed per row; the last entry is padding.
+        layout: the decoder's.
+        config: which mask.
+        band: the active rows.
+        queries: of the batch.
+
+    Returns:
+        bool [batch, queries, R * stride].
     """
-    zeros = torch.zeros_like(state.committed)
+    zeros = torch.zeros_like(committed)
     # A full window has as many drafts as positions: the last draft is tested but not fed.
     fed = band.n_drafts.clamp(max=config.window - 1)
     drafts = zeros.scatter(1, band.row, fed)[:, :-1]
     active = zeros.bool().scatter(1, band.row, band.active)[:, :-1]
-    committed = state.committed[:, :-1]
+    committed = committed[:, :-1]
     row, column = queries.row, queries.column
     seen = visible(
         row,

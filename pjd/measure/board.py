@@ -5,13 +5,16 @@ All of it is read off a :class:`pjd.api.Result`. A step is named by its index, w
 
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pjd.api import Result
 from pjd.decoder.grid import Grid, RowLayout
-from pjd.decoder.schedule import Band, lanes_needed, schedule
+from pjd.decoder.inputs import image_mask
+from pjd.decoder.queries import Queries
+from pjd.decoder.schedule import lanes_needed, schedule
 
 EMPTY, COMMITTED, DRAFTED, ACCEPTED, RESAMPLED = range(5)
 """What a position holds when a step is over; the last three came about in that step."""
@@ -87,21 +90,8 @@ def on_grid(values: Tensor, grid: Grid) -> Tensor:
     return values.reshape(len(values), grid.rows, -1)[..., : grid.columns]
 
 
-def band_of(result: Result, image: int, grid: Grid, step: int) -> Band:
-    """The active rows of one step, of a batch of one image."""
-    config, layout = result.config, layout_of(result, grid)
-    before = F.pad(tokens_before(result, image)[step : step + 1], (0, 1))
-    drafted = F.pad(counts_of(result, image)[1][step : step + 1], (0, 1))
-    return schedule(before, drafted, layout, lanes_needed(layout.rows, config.rows), config)
-
-
-def layout_of(result: Result, grid: Grid) -> RowLayout:
-    """The layout that the image was decoded in; its vocabulary, which no board needs, is 0."""
-    return RowLayout.of(grid, result.config, 0)
-
-
 def sight(result: Result, image: int, grid: Grid, step: int) -> Sight:
-    """Who sees whom in one step.
+    """Who sees whom in one step, by the decoder's own schedule and mask.
 
     Args:
         result: from :func:`pjd.api.generate`.
@@ -109,18 +99,58 @@ def sight(result: Result, image: int, grid: Grid, step: int) -> Sight:
         grid: of the model.
         step: index of the step.
     """
-    config, layout, before = result.config, layout_of(result, grid), tokens_before(result, image)
-    band = band_of(result, image, grid, step)
-    # A full window has as many drafts as positions: the last draft is tested but not fed.
-    fed = band.n_drafts.clamp(max=config.window - 1)
-    pairs = [
-        (row, column)
-        for row, own, drafts, active in zip(
-            *(part[0].tolist() for part in (band.row, band.committed, fed, band.active)),
-            strict=True,
-        )
-        if active
-        for column in range(own - 1, own + drafts)
-    ]
-    row, column = torch.tensor(pairs).T
-    ...
+    config, before = result.config, F.pad(tokens_before(result, image), (0, 1))
+    # No board needs the vocabulary.
+    layout = RowLayout.of(grid, config, vocabulary=0)
+    committed, drafted = before[step : step + 1], counts_of(result, image)[1][step : step + 1]
+    lanes = lanes_needed(layout.rows, config.rows)
+    band = schedule(committed, F.pad(drafted, (0, 1)), layout, lanes, config)
+    depth = torch.arange(config.window)
+    # A full window has as many drafts as positions: the last one is tested, but not fed.
+    fed = band.active[..., None] & (depth <= band.n_drafts[..., None])
+    row = band.row[..., None].expand_as(fed)[fed]
+    column = (band.committed[..., None] + depth - 1)[fed]
+    complete = (before == layout.columns).sum(1)
+    flush = complete[step] > (complete[step - 1] if step else 0)
+    blank = torch.zeros_like(row[None])
+    queries = Queries(
+        token=blank,
+        draft=blank,
+        row=row[None],
+        column=column[None],
+        slot=blank,
+        valid=blank == 0,
+        lane=blank,
+        depth=blank,
+        flush=flush.view(1, 1),
+    )
+    seen = image_mask(committed, layout, config, band, queries)[0]
+    return Sight(row, column, on_grid(seen.view(len(row), layout.rows, -1), grid))
+
+
+def busiest(result: Result, image: int) -> int:
+    """The step that drafts most, among those in which most rows draft."""
+    _, drafted, accepted = counts_of(result, image)
+    most = len(drafted[0]) * result.trace.columns
+    return int(((drafted > 0).sum(1) * most + drafted.sum(1) + accepted.sum(1)).argmax())
+
+
+def rows_of(result: Result, image: int, step: int) -> pd.DataFrame:
+    """What each active row did in one step: one line per row of the decoder's layout.
+
+    Columns: row, before (tokens committed when the step began), drafted, accepted, resampled (1 if
+    the row committed a token that was not drafted) and after.
+    """
+    after, drafted, accepted = (counts[step] for counts in counts_of(result, image))
+    before = tokens_before(result, image)[step]
+    table = pd.DataFrame(
+        {
+            "row": range(len(after)),
+            "before": before,
+            "drafted": drafted,
+            "accepted": accepted,
+            "resampled": after - before - accepted,
+            "after": after,
+        }
+    )
+    return table[(table.drafted > 0) | (table.after > table.before)].reset_index(drop=True)

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pjd.errors import ParameterError
+
 
 def flat_codes(images: Tensor, reduction: int) -> Tensor:
     """Which codes stand for flat patches: bool [images, R * C].
@@ -60,13 +62,23 @@ def features(images: Tensor, batch_size: int = 16) -> Tensor:
     return torch.cat([extractor(part) for part in tqdm(parts, desc="features", leave=False)])
 
 
+def check_images(measure: str, images: int, least: int) -> None:
+    """Raise :class:`ParameterError` unless there are as many images as a measure needs."""
+    if images < least:
+        raise ParameterError("images", images, f"must be at least {least} for {measure}")
+
+
 def frechet(first: Tensor, second: Tensor) -> float:
     """Frechet distance between two sets of features [n, d]; equals that of torchmetrics.
 
     Compare distances only at equal n and with the same extractor; with EfficientNet-Lite0 it is not
     "FID". With centred features A and B, the trace of the square root of the product of the
     covariances is the sum of the singular values of A B', so no d x d matrix is decomposed.
+
+    Raises:
+        ParameterError: for fewer than two images, which have no covariance.
     """
+    check_images("a Frechet distance", min(len(first), len(second)), 2)
     first, second = first.double(), second.double()
     means = first.mean(0), second.mean(0)
     centred = (

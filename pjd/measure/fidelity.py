@@ -26,8 +26,13 @@ class Interval:
 
 
 def bootstrap(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
-    """Mean of ``values`` [images] with the percentile interval of ``draws`` resamples."""
+    """Mean of ``values`` [images] with the percentile interval of ``draws`` resamples.
+
+    One image has no interval: its bounds are not numbers.
+    """
     values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return Interval(float(values.mean()), np.nan, np.nan)
     rows = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     low, high = np.quantile(values[rows].mean(1), [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high))

@@ -1,19 +1,20 @@
-"""More measures of image quality: torchmetrics with extractors that are on this machine.
+"""Measures of image quality from features of any network, by torchmetrics.
 
-By default they use EfficientNet-Lite0's features (:func:`pjd.measure.features.features`), which a
-run has stored already; such numbers compare only with each other. Published FID, KID and IS need
-your own copy of Inception's weights, and the CLIP score needs a CLIP.
+On EfficientNet-Lite0's features (:func:`pjd.measure.features.features`) such numbers compare only
+with each other; :mod:`pjd.measure.published` has the networks that published numbers are on.
 """
-
-from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pjd.errors import ParameterError
-from pjd.measure.features import Lite0
+from pjd.measure.features import Lite0, check_images
 from pjd.measure.fidelity import Interval
+
+LEAST_FOR_KERNEL = 4
+"""Images of a kernel distance: halves of two."""
+
+LEAST_FOR_INCEPTION = 20
+"""Images of an Inception Score over ten parts: two per part, for one by itself scores 1."""
 
 
 class Given(nn.Module):
@@ -42,7 +43,11 @@ def kernel_distance(first: Tensor, second: Tensor, subsets: int = 100, seed: int
 
     Returns:
         Mean over the halves, and the interval of two standard deviations between them.
+
+    Raises:
+        ParameterError: for fewer than :data:`LEAST_FOR_KERNEL` images.
     """
+    check_images("a kernel distance", min(len(first), len(second)), LEAST_FOR_KERNEL)
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(len(first), len(second)) // 2
@@ -66,13 +71,18 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Interval
     """Inception Score, by torchmetrics.
 
     Args:
-        logits: of classes, [n, classes], from :func:`inception` or :func:`lite0_classes`.
+        logits: of classes, [n, classes], from :func:`lite0_classes` or
+            :func:`pjd.measure.published.inception`.
         splits: number of parts of the images, which are scored separately.
         seed: of the parts.
 
     Returns:
         Mean over the parts, and the interval of two standard deviations between them.
+
+    Raises:
+        ParameterError: for fewer than two images per part: one by itself would score 1.
     """
+    check_images(f"an Inception Score over {splits} parts", len(logits), 2 * splits)
     from torchmetrics.image.inception import InceptionScore
 
     metric = InceptionScore(Given(logits.shape[1]), splits=splits)
@@ -81,80 +91,3 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Interval
         torch.manual_seed(seed)
         mean, deviation = (float(value) for value in metric.compute())
     return Interval(mean, mean - 2 * deviation, mean + 2 * deviation)
-
-
-@torch.inference_mode()
-def inception(
-    images: Tensor, weights: Path, output: Literal["2048", "logits_unbiased"], batch_size: int = 32
-) -> Tensor:
-    """Inception's outputs, from which published FID and KID, or IS, are computed.
-
-    Args:
-        images: uint8 [images, H, W, 3].
-        weights: torch-fidelity's file of Inception's weights, ``weights-inception-2015-12-05``.
-        output: which layer: "2048" for FID and KID, "logits_unbiased" for IS.
-        batch_size: images per forward pass.
-
-    Returns:
-        Float [images, 2048] or [images, 1008].
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ParameterError: if torch-fidelity is not installed.
-    """
-    if not weights.exists():
-        raise FileNotFoundError(f"no {weights}: FID as published needs Inception's weights there")
-    from torchmetrics.image.fid import NoTrainInceptionV3
-
-    try:
-        extractor = NoTrainInceptionV3("inception-v3-compat", [output], str(weights))
-    except ModuleNotFoundError as error:
-        raise ParameterError(
-            "inception", str(weights), "needs pip install torch-fidelity torchvision"
-        ) from error
-    parts = images.permute(0, 3, 1, 2).split(batch_size)
-    return torch.cat([extractor(part) for part in parts])
-
-
-@torch.inference_mode()
-def clip_score(images: Tensor, prompts: list[str], folder: Path, batch_size: int = 32) -> float:
-    """Mean CLIP score (100 times the cosine of image and prompt, at least 0), by torchmetrics.
-
-    Args:
-        images: uint8 [images, H, W, 3].
-        prompts: one per image.
-        folder: of a CLIP in transformers' format, such as ``openai/clip-vit-base-patch16``.
-        batch_size: images per forward pass.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-    """
-    from torchmetrics.multimodal.clip_score import CLIPScore
-    from transformers import CLIPModel, CLIPProcessor
-
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"no {folder / 'config.json'}: the CLIP score needs a CLIP there")
-
-    def local() -> tuple[Any, Any]:
-        """The model and its processor, as torchmetrics asks for them."""
-        model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-        for part in ("get_image_features", "get_text_features"):
-            setattr(model, part, pooled(getattr(model, part)))
-        return model, CLIPProcessor.from_pretrained(folder, local_files_only=True)
-
-    metric = CLIPScore(model_name_or_path=local)
-    channels_first = images.permute(0, 3, 1, 2)
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        metric.update(list(channels_first[part]), prompts[part])
-    return float(metric.compute())
-
-
-def pooled(call: Any) -> Any:
-    """Make a method of CLIP in transformers 5 return features, as torchmetrics expects."""
-
-    def features(*arguments: Any, **named: Any) -> Tensor:
-        output = call(*arguments, **named)
-        return getattr(output, "pooler_output", output)
-
-    return features

@@ -7,6 +7,7 @@ EfficientNet-Lite0's features to the words of a caption, fitted on the corpus' t
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -95,3 +96,17 @@ def rank_of_own_caption(scores: Tensor) -> Tensor:
     """
     own = scores.diagonal()[:, None]
     return (scores > own).sum(1)
+
+
+def shares_found(ranks: np.ndarray) -> dict[str, float]:
+    """Share of pictures whose own caption is among the best 1, 10 and 50.
+
+    Args:
+        ranks: int [pictures], of :func:`rank_of_own_caption`; -1 where there is no caption to find,
+            which gives not a number.
+    """
+    known = ranks >= 0
+    return {
+        f"caption_best_{n}": float((ranks < n).mean()) if known.all() else np.nan
+        for n in (1, 10, 50)
+    }

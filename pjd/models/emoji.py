@@ -4,6 +4,7 @@ import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -85,6 +86,28 @@ def save(model: EmojiModel, folder: Path) -> None:
         "words": model.words.vocabulary,
     }
     (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+class TrainingRecord(NamedTuple):
+    """What a model was trained on.
+
+    Attributes:
+        images: composed for its training, with those for the weights that it started from.
+        nats: per token of held-out images, without guidance, by split.
+    """
+
+    images: int
+    nats: dict[str, float]
+
+
+def training_record(folder: Path) -> TrainingRecord:
+    """Read the ``quality.json`` of a model's folder."""
+    quality = json.loads((folder / "quality.json").read_text())
+    images, before = 0, quality
+    while before:
+        images += before["images_seen"]
+        before = before.get("before")
+    return TrainingRecord(images, quality["nats"])
 
 
 def tokenizer_state(tokenizer: Tokenizer) -> dict[str, Tensor]:

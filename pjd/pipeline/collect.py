@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pjd.measure.fidelity import bootstrap
+from pjd.measure.retrieval import shares_found
 from pjd.pipeline.files import read_table
 
 OPTIONS = ("method", "context", "window", "rows", "guidance", "top_k", "stand_in", "group_size")
@@ -33,20 +34,15 @@ def collect(runs: Path, planned: pd.DataFrame, baselines: dict[str, str]) -> pd.
         planned: by name of the run, its ``group`` and ``setting``.
         baselines: by setting, its run of AR.
     """
-    return pd.DataFrame(
-        [
-            row(runs / name, runs / baselines[plan.setting])
-            | {"run": name, "group": plan.group, "setting": plan.setting}
-            for name, plan in planned.iterrows()
-        ]
-    ).pipe(
-        lambda table: table[
-            ["run", "group", "setting", *table.columns.drop(["run", "group", "setting"])]
-        ]
-    )
+    rows = [
+        {"run": name, "group": plan.group, "setting": plan.setting}
+        | measured(runs / name, runs / baselines[plan.setting])
+        for name, plan in planned.iterrows()
+    ]
+    return pd.DataFrame(rows)
 
 
-def row(path: Path, baseline: Path) -> dict[str, object]:
+def measured(path: Path, baseline: Path) -> dict[str, object]:
     """What the table says of the run in ``path``, beside its baseline."""
     stamp = json.loads((path / "decode" / "run.json").read_text())
     decoded, trace, lag, depths = (
@@ -81,6 +77,7 @@ def row(path: Path, baseline: Path) -> dict[str, object]:
         "gap_high": gap.high,
         "outside_top_k": evaluated.outside_top_k.mean(),
         **distances,
+        **shares_found(evaluated.caption_rank.to_numpy()),
         "mean_lag": np.average(lag.lag, weights=lag.codes) if len(lag) else np.nan,
         "blocked_share": trace.blocked.sum() / limited,
         "variation_first": depths.variation.iloc[0] if len(depths) else np.nan,

@@ -14,9 +14,15 @@ from pjd.decoder.model import ImageModel
 from pjd.emoji import corpus
 from pjd.errors import ParameterError
 from pjd.measure.features import features, flat_codes, frechet
-from pjd.measure.fidelity import log_likelihood
-from pjd.measure.quality import inception_score, kernel_distance, lite0_classes
-from pjd.measure.retrieval import LinearProbe, rank_of_own_caption
+from pjd.measure.fidelity import Interval, log_likelihood
+from pjd.measure.quality import (
+    LEAST_FOR_INCEPTION,
+    LEAST_FOR_KERNEL,
+    inception_score,
+    kernel_distance,
+    lite0_classes,
+)
+from pjd.measure.retrieval import LinearProbe, rank_of_own_caption, shares_found
 from pjd.models.emoji import EmojiModel
 from pjd.models.tokenizer import psnr
 from pjd.paths import BASELINES, DATA, RUNS
@@ -26,22 +32,36 @@ from pjd.pipeline.runs import column_tensor
 from pjd.pipeline.settings import Setting
 
 
+def deviation(interval: Interval) -> float:
+    """One standard deviation, of an interval of two on both sides."""
+    return (interval.high - interval.mean) / 2
+
+
 def quality(own: Tensor, real: Tensor | None) -> dict[str, float]:
     """Scores of pictures by their features [n, 1280], with one standard deviation where random.
 
     Not a number where there are no pictures to compare with, or fewer images than a score needs.
     """
-    variety = inception_score(lite0_classes(own)) if len(own) >= 20 else None
-    distance = kernel_distance(real, own) if real is not None and len(own) >= 4 else None
+    distance = None
+    if real is not None and len(own) >= LEAST_FOR_KERNEL:
+        distance = kernel_distance(real, own)
+    variety = inception_score(lite0_classes(own)) if len(own) >= LEAST_FOR_INCEPTION else None
     scores = {"inception_score": variety, "kernel_real": distance}
     return {
         name: value
         for key, score in scores.items()
         for name, value in (
             (key, score.mean if score else np.nan),
-            (f"{key}_deviation", (score.high - score.mean) / 2 if score else np.nan),
+            (f"{key}_deviation", deviation(score) if score else np.nan),
         )
     }
+
+
+def distance_between(first: Tensor | None, second: Tensor) -> float:
+    """Frechet distance of two sets of features; not a number if one has fewer than two images."""
+    if first is None or min(len(first), len(second)) < 2:
+        return np.nan
+    return frechet(first, second)
 
 
 def captions_found(own: Tensor, prompts: list[str], model: ImageModel, probe: Path) -> np.ndarray:
@@ -97,8 +117,8 @@ def evaluate(run: str, model: ImageModel, top_k: int, probe: Path, batch_size: i
         )
         table.to_parquet(partial / "images.parquet", index=False)
         distances = {
-            "frechet_real": np.nan if real is None else frechet(real, own),
-            "frechet_ar": frechet(of_baseline, own),
+            "frechet_real": distance_between(real, own),
+            "frechet_ar": distance_between(of_baseline, own),
         }
         write_json(partial / "distances.json", distances | quality(own, real))
 
@@ -175,7 +195,7 @@ def measure_baseline(setting: Setting, ar: str, model: ImageModel, probe: Path) 
             own = features(pictured)
             np.save(partial / "real.npy", half(own))
             ranks = captions_found(own, list(setting.prompts.prompt), model, probe)
-            real = quality(own, own) | {"caption_rank": ranks.tolist()}
+            real |= quality(own, own) | shares_found(ranks)
             if isinstance(model, EmojiModel):
                 config = json.loads((RUNS / ar / "decode" / "run.json").read_text())["config"]
                 real |= real_codes(setting.prompts, pictured, model, config["guidance"])

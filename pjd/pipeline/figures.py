@@ -15,8 +15,10 @@ from PIL.Image import Image
 from pjd.api import pictures
 from pjd.decoder.methods import KNOBS, PRESETS
 from pjd.decoder.model import ImageModel
-from pjd.paths import FIGURES, RUNS
+from pjd.models.registry import resolve
+from pjd.paths import FIGURES, RESULTS, RUNS
 from pjd.pipeline.files import folder, read_table
+from pjd.pipeline.params import parameters
 from pjd.pipeline.prompts import SHARES
 from pjd.pipeline.runs import column_tensor
 
@@ -58,11 +60,11 @@ def save_table(table: pd.DataFrame, name: str, caption: str) -> Path:
 def image_rows(
     rows: dict[str, list[Image]], titles: list[str], notes: dict[str, list[str]]
 ) -> Figure:
-    """Images in labelled rows, one column a prompt.
+    """Images in labelled rows, one column per prompt.
 
     Args:
-        rows: label to images, one a column.
-        titles: one a column.
+        rows: label to images, one per column.
+        titles: one per column.
         notes: label to texts under the images of that row.
     """
     # A prompt with dollar signs is no formula.
@@ -124,7 +126,7 @@ def compared(model: ImageModel, runs: list[str], chosen: list[int]) -> Figure:
     return image_rows(rows, titles, notes)
 
 
-GAP = "gap to AR, nats a token"
+GAP = "gap to AR, nats per token"
 """Name of the axis: mean log-likelihood of a token under the exact model, less that of AR's."""
 
 
@@ -142,28 +144,86 @@ def explained(groups: pd.Series) -> str:
     )
 
 
-TITLES = {
-    **{name: preset.title for name, preset in PRESETS.items()},
-    "ar-repeat": "AR, other seeds",
-    "mc-sjd-gumbel": "MC-SJD, shared Gumbel noise, W=16",
-    "context": PRESETS["pjd"].title,
-}
-"""What a figure calls the presets, and the runs that have other names."""
+TITLES = {name: preset.title for name, preset in PRESETS.items()}
+"""What a figure calls the presets."""
 
 
 def knob(method: str) -> str:
     """Letter of the option that a preset is swept over: window W, group size G or context c."""
-    preset = PRESETS.get(method, PRESETS["pjd"])
-    return KNOBS[preset.knob or "context"]
+    return KNOBS[PRESETS[method].knob or "context"]
 
 
 def label(run: str) -> str:
-    """What a reader calls the run ``run`` of the pipeline, such as "main/context-4"."""
-    run = run.rpartition("/")[2]
-    name, _, value = run.rpartition("-")
-    if name in TITLES and value.isdigit():
-        return f"{TITLES[name]} {knob(name)}={value}"
-    return TITLES.get(run, run)
+    """What a reader calls a run of params.yaml, by its options: "PJD c=4", "AR, other seeds"."""
+    options = dict(parameters()["runs"][run]["options"])
+    preset = PRESETS[options.pop("method")]
+    text = preset.title
+    if preset.knob is not None and preset.knob in options:
+        text += f" {KNOBS[preset.knob]}={options.pop(preset.knob)}"
+    more = ["other seeds"] if options.pop("seed", 0) else []
+    more += [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
+    return ", ".join([text, *more])
+
+
+def results(runs: list[str] | None = None) -> pd.DataFrame:
+    """The table of all runs, by name of the run.
+
+    Args:
+        runs: names of the rows, in order; None: all rows.
+
+    Raises:
+        ValueError: if there is no such run.
+    """
+    table = read_table(RESULTS / "runs.parquet").set_index("run", drop=False)
+    missing = [run for run in runs or [] if run not in table.index]
+    if missing:
+        raise ValueError(f"no run {', '.join(missing)} among those of params.yaml")
+    return table if runs is None else table.loc[runs]
+
+
+def with_interval(table: pd.DataFrame, column: str, form: str) -> list[str]:
+    """Values of ``column`` with their intervals, "a [b, c]", each in the format ``form``.
+
+    A run of one image has no intervals.
+    """
+    return [
+        f"{value:{form}} [{low:{form}}, {high:{form}}]" if low <= high else f"{value:{form}}"
+        for value, low, high in zip(
+            table[column], table[f"{column}_low"], table[f"{column}_high"], strict=True
+        )
+    ]
+
+
+def score_texts(scores: dict[str, float]) -> dict[str, str]:
+    """Columns of table 3: scores of pictures by EfficientNet-Lite0's features, and captions found.
+
+    Args:
+        scores: a row of the table of all runs, or what was measured on real pictures.
+    """
+    texts = {}
+    for title, key, scale, form in (
+        ("KID (Lite0) x 1000", "kernel_real", 1000, ".1f"),
+        ("IS (Lite0)", "inception_score", 1, ".2f"),
+    ):
+        value, deviation = scale * scores[key], scale * scores[f"{key}_deviation"]
+        texts[title] = f"{value:{form}} ± {deviation:{form}}"
+    for n in (1, 10, 50):
+        texts[f"caption in best {n}"] = f"{scores[f'caption_best_{n}']:.1%}"
+    return texts
+
+
+def measured_on(model: str, table: pd.DataFrame, unit: str) -> str:
+    """First words of a caption: model, images and seeds, and what intervals are.
+
+    Args:
+        model: what :func:`pjd.load` takes.
+        table: the runs that are shown.
+        unit: what has so many images: "row", "point".
+    """
+    return (
+        f"Model {resolve(model).name}, {int(table.images.iloc[0])} images per {unit}, image i with "
+        "seed i. Intervals: bootstrap 95 % over prompts."
+    )
 
 
 def distance(table: pd.DataFrame) -> tuple[str, str]:
@@ -173,16 +233,16 @@ def distance(table: pd.DataFrame) -> tuple[str, str]:
     return "frechet_ar", "Frechet distance (Lite0) to AR's pictures"
 
 
-def swept(table: pd.DataFrame, folder: str, knob: str, *also: str) -> pd.DataFrame:
+def swept(table: pd.DataFrame, group: str, knob: str, also: list[str]) -> pd.DataFrame:
     """Rows of a sweep in order of its knob, with their ``place`` on an axis and its ``tick``.
 
     Args:
         table: of all runs.
-        folder: of the sweep's runs.
+        group: of the sweep's runs.
         knob: column of the table; no value, or no code for top-k, is "all", the largest.
-        also: runs outside the folder that belong to it.
+        also: runs of other groups that belong to it.
     """
-    rows = table[table.run.str.startswith(f"{folder}/") | table.run.isin(also)].copy()
+    rows = table[(table.group == group) | table.run.isin(also)].copy()
     values = rows[knob].astype(float)
     values = values.where(values.notna() & ((values > 0) | (knob != "top_k")), np.inf)
     rows["place"] = values.rank(method="dense")
@@ -205,8 +265,7 @@ def ablation(lines: dict[str, pd.DataFrame], knob: str, repeat: pd.Series) -> Fi
         axes[0].plot(points.place, points.compression, **look)
         interval_line(axes[1], points, "place", "gap", **look)
         axes[2].plot(points.place, points[column], **look)
-    low, high = min(repeat.gap_low, -repeat.gap_high), max(repeat.gap_high, -repeat.gap_low)
-    noise_band(axes[1], low, high, "AR against AR, 95 %")
+    gap_noise(axes[1], repeat)
     names = ("step compression", GAP, frechet)
     ticks = pd.concat(lines.values()).drop_duplicates("place").sort_values("place")
     for axis, name in zip(axes, names, strict=True):
@@ -227,3 +286,14 @@ def interval_line(axis: Axes, table: pd.DataFrame, x: str, y: str, **style: Any)
 def noise_band(axis: Axes, low: float, high: float, label: str) -> None:
     """Shade where two runs of the baseline differ by chance."""
     axis.axhspan(low, high, color="0.85", zorder=0, label=label)
+
+
+def gap_noise(axis: Axes, repeat: pd.Series) -> None:
+    """Shade the gaps that two runs of AR have by chance.
+
+    Args:
+        axis: where.
+        repeat: the row of AR with other seeds.
+    """
+    low, high = min(repeat.gap_low, -repeat.gap_high), max(repeat.gap_high, -repeat.gap_low)
+    noise_band(axis, low, high, "AR against AR, 95 %")

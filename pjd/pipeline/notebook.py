@@ -117,7 +117,8 @@ def read_words(words: list[str], notebook: Path) -> dict[str, Any]:
     """Parameters from words, as DVC writes a mapping.
 
     ``--name value``; ``--name value value`` for a list; ``--name`` and ``--no-name`` for true and
-    false. A later value wins over an earlier one, so that a run's own options win over what all share.
+    false. A later value wins over an earlier one, so that a run's own options win over what
+    all share.
 
     Args:
         words: of the command line.

@@ -64,7 +64,8 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
     """Prompts and their groups, one row per prompt.
 
     Args:
-        source: "emoji" or the path of the corpus' own prompts, or the path of a file in one of the formats of :data:`READERS`.
+        source: "emoji" or the path of the corpus' own prompts, or the path of a file in one of the
+            formats of :data:`READERS`.
         count: number of prompts, from the first one; None: all prompts of a file.
 
     Raises:

@@ -69,7 +69,7 @@ def save(
         lags.to_parquet(partial / "lag.parquet", index=False)
         result.trace.depths.to_parquet(partial / "depths.parquet", index=False)
         content = {"setting": setting, "model": model.name, "config": result.config.as_dict()}
-        content |= {"dtype": str(model.dtype).removeprefix("torch."), "images": len(table)}
+        content["dtype"] = str(model.dtype).removeprefix("torch.")
         write_json(partial / "run.json", content)
     seconds = {"seconds": result.seconds, "seconds_per_image": result.seconds / len(table)}
     write_json(PROVENANCE / f"{run}.json", provenance() | seconds)
