@@ -3,27 +3,44 @@ import pytest
 import yaml
 from PIL import Image
 
-from pjd.pipeline.figures import first_of_groups, image_rows, swept
+from pjd.pipeline import figures
+from pjd.pipeline.figures import first_of_groups, image_rows, label, results, swept
 from pjd.pipeline.params import lay_over
 
 
 def test_a_sweep_is_in_order_of_its_knob_and_no_limit_comes_last():
     table = pd.DataFrame(
         {
-            "run": ["ar", "top-k/a", "top-k/b", "other/c", "top-k/d"],
+            "run": ["ar", "a", "b", "c", "d"],
+            "group": ["main", "top-k", "top-k", "other", "top-k"],
             "top_k": [0, 256, 16, 64, 16],
         }
     )
-    drawn = swept(table, "top-k", "top_k", "ar")
-    assert drawn.run.tolist() == ["top-k/b", "top-k/d", "top-k/a", "ar"]
+    drawn = swept(table, "top-k", "top_k", ["ar"])
+    assert drawn.run.tolist() == ["b", "d", "a", "ar"]
     assert drawn.place.tolist() == [1, 1, 2, 3]
     assert drawn.tick.tolist() == ["16", "16", "256", "all"]
 
 
 def test_a_limit_of_none_is_all_and_a_guidance_of_zero_is_a_value():
-    table = pd.DataFrame({"run": ["rows/a", "main/b"], "rows": [3, None], "guidance": [0.0, 2.5]})
-    assert swept(table, "rows", "rows", "main/b").tick.tolist() == ["3", "all"]
-    assert swept(table, "rows", "guidance", "main/b").tick.tolist() == ["0", "2.5"]
+    values = {"rows": [3, None], "guidance": [0.0, 2.5]}
+    table = pd.DataFrame({"run": ["a", "b"], "group": ["rows", "main"], **values})
+    assert swept(table, "rows", "rows", ["b"]).tick.tolist() == ["3", "all"]
+    assert swept(table, "rows", "guidance", ["b"]).tick.tolist() == ["0", "2.5"]
+
+
+def test_a_run_is_called_by_its_options():
+    assert label("pjd-4") == "PJD c=4" and label("sjd") == "SJD"
+    assert label("ar-repeat") == "AR, other seeds" and label("sjd-32") == "SJD W=32"
+    assert label("mc-sjd-gumbel") == "MC-SJD W=16, redraft gumbel"
+
+
+def test_an_absent_run_is_named(tmp_path, monkeypatch):
+    pd.DataFrame({"run": ["ar"], "steps": [256]}).to_parquet(tmp_path / "runs.parquet")
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    assert results(["ar"]).steps["ar"] == 256
+    with pytest.raises(ValueError, match=r"no run pjd-7 among those of params.yaml"):
+        results(["ar", "pjd-7"])
 
 
 def test_figures_show_as_many_of_each_group_after_those_left_out():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pjd.pipeline.fingerprint import fingerprints, main, stage_files
+from pjd.pipeline.fingerprint import fingerprints, imported_beside, main, stage_files
 
 CODE = '''"""A module."""
 LIMIT = 3
@@ -109,8 +109,19 @@ def test_the_decoder_of_the_pipeline_has_one(tmp_path):
     assert main(["hash-decoder", str(tmp_path / "decoder.json")]) == 0
     written = json.loads((tmp_path / "decoder.json").read_text())
     assert written == fingerprints(stage_files("hash-decoder"))
-    names = {"03_decode.ipynb", "Engine", "verify", "visible", "schedule", "PRESETS", "EmojiModel"}
+    names = {"03_decode.ipynb", "Engine", "verify", "visible", "schedule", "PRESETS"}
     assert names <= written.keys()
+
+
+def test_an_adapter_is_itself_and_what_it_imports_of_its_folder(tmp_path):
+    for name, text in {
+        "a": "from pkg.b import x\nimport os",
+        "b": "def f():\n    from pkg.c import y",
+        "c": "from elsewhere import a",
+        "d": "from pkg.a import z",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert [path.stem for path in imported_beside(tmp_path / "a.py")] == ["a", "b", "c"]
 
 
 def test_code_that_is_none_is_one_line(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from pjd.paths import NOTEBOOKS
+from pjd.models.registry import embedded_in
+from pjd.paths import NOTEBOOKS, WEIGHTS
+from pjd.pipeline.notebook import run
 
 MOST_CELLS = 14
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home)\b")
@@ -78,3 +80,16 @@ def test_names_no_place_of_one_machine(notebook: Notebook) -> None:
 )
 def test_the_path_rule_itself(text: str, blocked: bool) -> None:
     assert bool(ABSOLUTE_PATH.search(text)) == blocked
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not embedded_in(WEIGHTS / "emoji-64"), reason="no weights: run `make data`")
+def test_the_first_notebook_decodes_one_image_by_five_decoders(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run(NOTEBOOKS / "00_one_image.ipynb", tmp_path / "one.html", {"model": "emoji-64"})
+    page = (tmp_path / "one.html").read_text()
+    # The image, boards, a step with its mask, and five pictures; and the steps of AR.
+    assert page.count("data:image/png") >= 4
+    assert "256 tokens, 16 rows of 16" in page and "in 256 steps" not in page
+    for title in ("AR", "SJD", "MC-SJD", "PJD", "PJD-plus"):
+        assert f"<th>{title}</th>" in page

@@ -89,7 +89,9 @@ def test_words_are_values_as_the_notebooks_defaults_have_them(tmp_path, words, p
         'prompt = "x"\nseed = 0\nruns: list = None\nsplit = True\nscale = None',
         metadata={"tags": ["parameters"]},
     )
-    nbformat.write(new_notebook(cells=[cell]), tmp_path / "x.ipynb")
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}}
+    notebook = new_notebook(cells=[cell], metadata=kernel)
+    nbformat.write(notebook, tmp_path / "x.ipynb")
     assert read_words(shlex.split(words), tmp_path / "x.ipynb") == parameters
 
 

@@ -82,7 +82,8 @@ class DecodeConfig:
             "repeat-above": the token above it. Where there is no such neighbour: random.
         accept: the test of a draft: the name of one of
             :data:`pjd.decoder.acceptance.ACCEPT_RULES`, or such a rule itself.
-        group_size: the largest number of tokens in a group, for ``accept`` "group"; at least 1.
+        group_size: G; a group has a token and at most G // 2 neighbours on either side, for
+            ``accept`` "group"; at least 1.
         redraft: what the drafts behind the first rejection become, one of
             :data:`pjd.decoder.redraft.REDRAFT_RULES`.
         resample: which rows commit a token drawn from the residual at their first rejection, or

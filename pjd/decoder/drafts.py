@@ -101,7 +101,8 @@ def predecessor(state: State, layout: RowLayout, config: DecodeConfig, band: Ban
 
     It is the last committed token of the row. In a row that has none it is the forced row-end
     token or, in a format without row ends, a stand-in for the last token of the row above. Once
-    the row above is complete the stand-in is that very token (docs/method.md, section 4).
+    the row above is complete the stand-in is that very token, except in the staircase, where it is
+    what M_c sees. The first row starts from the prompt (docs/method.md, section 4).
     """
     row, committed = band.row, band.committed
     newest = state.tokens[state.batch_index, row, (committed - 1).clamp(min=0)]

@@ -6,9 +6,9 @@ A query sees a position of the image if that comes earlier in raster order and
 - is in the query's own row (up to the query itself, drafts included), or
 - holds a draft of another row, and the mask lets drafts of other rows be seen.
 
-For C = 8 columns, with 6, 3 and 1 tokens committed (#) and two drafts (d) in each row::
+For C = 8 columns, with 5, 3 and 1 tokens committed (#) and two drafts (d) in each row::
 
-    row 0   ######dd      the query at row 1, column 4     xxxxxx..
+    row 0   #####dd.      the query at row 1, column 4     xxxxx...
     row 1   ###dd...      (its second draft) sees (x)      xxxxx...
     row 2   #dd.....                                       ........
 

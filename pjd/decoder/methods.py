@@ -106,7 +106,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "pjd-released": Preset(
         title="PJD as released",
-        summary="what the authors' released code does, defects included",
+        summary="PJD with four differences found in the authors' code",
         paper="2606.05703",
         knob="context",
         choices={

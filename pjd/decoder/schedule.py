@@ -5,7 +5,7 @@ and c = 4, after 8, 5, 1 and 0 tokens have been committed::
 
     row 0   ########   complete
     row 1   #####...   the top active row: it may commit up to column C
-    row 2   #.......   may come up to row 1: four tokens at most
+    row 2   #.......   may come up to row 1: it may gain four tokens
     row 3   ........   waits: row 2 has fewer than four tokens
 """
 
@@ -20,7 +20,7 @@ from pjd.decoder.grid import RowLayout
 
 
 class Band(NamedTuple):
-    """The active rows of one iteration, in lanes from the top-most unfinished row down.
+    """The rows from the top-most unfinished one down, in lanes; ``active`` says which take part.
 
     Attributes:
         finished: int64 [batch, 1]; complete rows when the iteration began: the first ones.

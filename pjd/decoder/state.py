@@ -82,7 +82,7 @@ class State:
         return replace(chosen, batch_index=self.batch_index[: len(images)])
 
     def ring_index(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where ``draft_probs`` has the entry of ``column`` in ``row``, int64 [batch, ...] both."""
+        """Where ``draft_probs`` has the entry of ``column`` in ``row``: image, lane, ring slot."""
         return self.batch_index, row % self.n_lanes, column % self.draft_probs.shape[2]
 
 

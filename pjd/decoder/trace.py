@@ -27,7 +27,7 @@ class Trace:
         accepted: int16 [iterations, batch, rows]; of those, accepted.
         fed: int16 [iterations, batch]; tokens fed to the model.
         blocked: int16 [iterations, batch]; rows that committed all they were allowed to, and were
-            kept from more by the row above.
+            kept from more by a row above.
         rejected: int16 [iterations, batch]; rows that were stopped by a rejected draft.
         variation: float32 [batch, window]; total variation between a draft's distribution and the
             one that it is tested against, summed over the drafts at each depth.
