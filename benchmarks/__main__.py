@@ -13,13 +13,16 @@ from rich.progress import track
 
 from benchmarks.acceptance import RECORD, record, tests_drafts
 from benchmarks.measure import bandwidth, measure, transformers_ms
+from benchmarks.released import cases as released_cases
+from benchmarks.released import measured as released_steps
 from benchmarks.shapes import SHAPES
 from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError, check_choice
 from pjd.measure.replay import replay
-from pjd.models.registry import DTYPES, EMOJI, compile_forward
+from pjd.models.registry import DTYPES, EMOJI, compile_forward, load
 from pjd.pipeline.files import write_json
+from pjd.pipeline.prompts import read
 from pjd.pipeline.runs import stamp
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -190,6 +193,22 @@ def settings(
             measured = case(model, shape, method, batch, repeats, recorded, speed)
             cases.append({**setting, "bandwidth": speed, **measured})
             write_json(output, described)
+
+
+@app.command()
+def released(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    model: Annotated[str, typer.Option(help="An embedded model.")] = "emoji-64",
+    images: Annotated[int, typer.Option(help="Images per case.")] = 64,
+) -> None:
+    """Count the steps of the baselines, ours and as released (docs/method.md, section 8)."""
+    loaded = load(model)
+    captions = read("emoji", images).prompt.tolist()
+    counted: list[dict[str, Any]] = []
+    described = {**stamp(model=model, images=images), "cases": counted}
+    for one in track(released_cases(loaded), model, console=Console(stderr=True)):
+        counted.append(released_steps(loaded, captions, one))
+        write_json(output, described)
 
 
 if __name__ == "__main__":
