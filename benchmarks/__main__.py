@@ -23,7 +23,7 @@ from pjd.measure.replay import replay
 from pjd.models.registry import DTYPES, EMOJI, compile_forward, load
 from pjd.pipeline.files import write_json
 from pjd.pipeline.prompts import read
-from pjd.pipeline.runs import stamp
+from pjd.pipeline.runs import provenance
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -130,7 +130,7 @@ def run(
     check_recorded(wanted, chosen, recorded)
     cases: list[dict[str, Any]] = []
     described = {
-        **stamp(
+        **provenance(
             device=device,
             dtype=dtype,
             threads=threads,
@@ -180,7 +180,7 @@ def settings(
     check_recorded([shape], chosen, recorded)
     kinds = names(dtypes, "dtypes", DTYPES)
     cases: list[dict[str, Any]] = []
-    described = {**stamp(device=device, repeats=repeats), "cases": cases}
+    described = {**provenance(device=device, repeats=repeats), "cases": cases}
     combinations = list(product((False, True), kinds, counts(threads, "threads")))
     for compiled, dtype, number in track(combinations, shape, console=Console(stderr=True)):
         torch.set_num_threads(number)
@@ -205,7 +205,7 @@ def released(
     loaded = load(model)
     captions = read("emoji", images).prompt.tolist()
     counted: list[dict[str, Any]] = []
-    described = {**stamp(model=model, images=images), "cases": counted}
+    described = {**provenance(model=model, images=images), "cases": counted}
     for one in track(released_cases(loaded), model, console=Console(stderr=True)):
         counted.append(released_steps(loaded, captions, one))
         write_json(output, described)

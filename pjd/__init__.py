@@ -22,6 +22,7 @@ _PUBLIC = {
     "Result": "pjd.api",
     "DecodeConfig": "pjd.decoder.config",
     "ParameterError": "pjd.errors",
+    "LogitsError": "pjd.errors",
     "configure": "pjd.decoder.methods",
     "decoding": "pjd.custom_generate",
 }

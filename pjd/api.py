@@ -14,7 +14,7 @@ from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
 from pjd.decoder.model import ImageModel
 from pjd.decoder.trace import Trace
-from pjd.errors import ParameterError, check_integer
+from pjd.errors import ParameterError, check_integer, check_list, check_prompts, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,39 +41,56 @@ class Result:
     config: DecodeConfig
 
 
-def check(config: DecodeConfig, model: ImageModel, prompts: list[str]) -> None:
-    """Check what depends on the model and the prompts, before anything is computed.
+def check_fit(config: DecodeConfig, model: ImageModel) -> None:
+    """Check the options that depend on the model, before anything is computed.
 
     Raises:
-        ParameterError: naming the parameter, its value and what is allowed.
+        ParameterError: naming the option, its value and what is allowed.
     """
     check_integer("top_k", config.top_k, 0, model.vocabulary)
     if config.rows is not None:
         check_integer("rows", config.rows, 1, model.grid.rows)
-    check_prompts(prompts)
+    # A preset's own window may be longer than a small image; a longer one would only take memory.
+    check_integer("window", config.window, 1, max(model.grid.length, 64))
 
 
-def check_prompts(prompts: list[str]) -> None:
-    """Raise :class:`ParameterError` if there are no prompts, or one is not a text or is blank."""
-    if not prompts:
-        raise ParameterError("prompts", prompts, "must hold at least one prompt")
-    for prompt in prompts:
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ParameterError("prompt", prompt, "must be a text that is not empty")
+def check_model(model: object) -> None:
+    """Raise :class:`ParameterError` if ``model`` is the name of a model, not a model."""
+    if isinstance(model, str):
+        raise ParameterError("model", model, f"must be a model, such as pjd.load({model!r})")
 
 
-def check_seeds(seeds: Sequence[int] | None, first_seed: int, count: int) -> Tensor:
+def check_seeds(seeds: Sequence[int] | None, first_seed: int | None = None) -> None:
+    """Check the seeds of images, without knowing how many there are.
+
+    Args:
+        seeds: one per image; or None.
+        first_seed: of the first image, in place of ``seeds``; or None.
+
+    Raises:
+        ParameterError: unless ``seeds`` is a list of integers, 0 to 2**62, or if both are given.
+    """
+    if seeds is None:
+        return
+    check_list("seeds", seeds, "integers, such as [0, 7]")
+    for seed in seeds:
+        check_integer("seed", seed, 0, 2**62)
+    if first_seed is not None:
+        allowed = f"must not be given beside seeds = {shown(seeds)}: give one of them"
+        raise ParameterError("seed", first_seed, allowed)
+
+
+def seeds_of(seeds: Sequence[int] | None, first_seed: int, count: int) -> Tensor:
     """Seeds of ``count`` images, int64 [count]: ``seeds``, or ``first_seed`` and those after it.
 
     Raises:
-        ParameterError: if there are not ``count``, or one is not an integer from 0 to 2**62.
+        ParameterError: if there are not ``count``, or see :func:`check_seeds`.
     """
     if seeds is None:
         return first_seed + torch.arange(count)
+    check_seeds(seeds)
     if len(seeds) != count:
         raise ParameterError("seeds", list(seeds), f"must be {count}, one per prompt")
-    for seed in seeds:
-        check_integer("seed", seed, 0, 2**62)
     return torch.tensor(seeds)
 
 
@@ -114,10 +131,11 @@ def generate(
 
     Args:
         model: from :func:`pjd.load`.
-        prompts: the captions.
+        prompts: a list of captions.
         method: a key of :data:`pjd.decoder.methods.PRESETS`.
         batch_size: images decoded together; results do not depend on it.
-        seeds: one per image; None: image i has the option ``seed`` plus i.
+        seeds: a list of integers, one per image, in place of the option ``seed``; None: image i has
+            that one plus i.
         progress: show a progress bar; or a function to call instead, see :data:`Progress`.
         options: of :class:`pjd.decoder.config.DecodeConfig`, such as ``context=4, seed=0``. An
             option that is not given, or is None, has the model's own default or, if it has none,
@@ -125,7 +143,10 @@ def generate(
 
     Raises:
         ParameterError: before anything is computed, if an option or a prompt is not allowed.
+        LogitsError: if the model's logits are no finite numbers.
     """
+    check_model(model)
+    check_seeds(seeds, options.get("seed"))
     # None stands for "not given": it must not hide the model's own default.
     given = {name: value for name, value in options.items() if value is not None}
     config = configure(method, **{**model.sampling, **given})
@@ -145,10 +166,13 @@ def decode(
 
     Raises:
         ParameterError: before anything is computed, if an option or a prompt is not allowed.
+        LogitsError: if the model's logits are no finite numbers.
     """
     check_integer("batch_size", batch_size, 1)
-    check(config, model, prompts)
-    numbers = check_seeds(seeds, config.seed, len(prompts))
+    check_model(model)
+    check_fit(config, model)
+    check_prompts(prompts)
+    numbers = seeds_of(seeds, config.seed, len(prompts))
     length = model.grid.length
     parts = []
     with tqdm(

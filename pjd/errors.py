@@ -1,7 +1,10 @@
 """Errors for people: what was wrong, the value seen, and what is allowed."""
 
-import math
+from collections.abc import Sequence
 from typing import Any
+
+SHOWN = 160
+"""Characters of a value that an error shows at most."""
 
 
 class ParameterError(ValueError):
@@ -9,7 +12,7 @@ class ParameterError(ValueError):
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
         """Compose the message."""
-        super().__init__(f"{name} = {value!r}: {allowed}")
+        super().__init__(f"{name} = {shown(value)}: {allowed}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive the way from a worker to its caller: pickling calls with the message alone."""
@@ -18,6 +21,16 @@ class ParameterError(ValueError):
 
 class LogitsError(ValueError):
     """Logits that are no finite numbers: a model or options from which nothing can be drawn."""
+
+
+def shown(value: object) -> str:
+    """``value`` as an error shows it: in one line, and cut if it is long."""
+    try:
+        text = " ".join(repr(value).splitlines())
+    except ValueError:
+        # Python refuses to write an integer of thousands of digits.
+        text = f"<{type(value).__name__} of very many digits>"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _with_message(kind: type[ParameterError], message: str) -> ParameterError:
@@ -48,7 +61,7 @@ def check_number(
     good = (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        # Not true of what is no number or infinite, since the bounds are finite.
         and (least <= value <= most or (or_zero and value == 0))
     )
     if not good:
@@ -60,3 +73,35 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise :class:`ParameterError` unless ``value`` is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
         raise ParameterError(name, value, f"must be one of {', '.join(choices)}")
+
+
+def check_list(name: str, value: object, of: str) -> None:
+    """Raise :class:`ParameterError` unless ``value`` is a list, a tuple or the like.
+
+    Args:
+        name: of the parameter.
+        value: a single text is no list: it would be taken for a list of letters.
+        of: what it must hold, for the message.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise ParameterError(name, value, f"must be a list of {of}")
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise :class:`ParameterError` unless ``value`` is a text of UTF-8 that is not blank."""
+    if not isinstance(value, str) or not value.strip():
+        raise ParameterError(name, value, "must be a text that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        allowed = "must be UTF-8; from the command line, the locale must be too (LC_ALL=C.UTF-8)"
+        raise ParameterError(name, value, allowed) from error
+
+
+def check_prompts(prompts: object) -> None:
+    """Raise :class:`ParameterError` unless ``prompts`` is a list of texts that are not blank."""
+    check_list("prompts", prompts, "texts, such as ['a cat']")
+    if not prompts:
+        raise ParameterError("prompts", prompts, "must hold at least one prompt")
+    for prompt in prompts:  # type: ignore[attr-defined]
+        check_text("prompt", prompt)

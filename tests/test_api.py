@@ -17,6 +17,20 @@ from tests.tiny import tiny_model
         ([], {}, "prompts = []"),
         (["cat", " "], {}, "prompt = ' '"),
         (["cat"], {"batch_size": 0}, "batch_size = 0"),
+        ("a cat", {}, "prompts = 'a cat': must be a list of texts, such as ['a cat']"),
+        (b"cat", {}, "prompts = b'cat': must be a list of texts"),
+        ({"cat": 1}, {}, "prompts = {'cat': 1}: must be a list of texts"),
+        (None, {}, "prompts = None: must be a list of texts"),
+        (["cat", 5], {}, "prompt = 5: must be a text"),
+        (["cat", None], {}, "prompt = None: must be a text"),
+        (["caf\udce9"], {}, "prompt = 'caf\\udce9': must be UTF-8"),
+        (["cat", "dog"], {"seeds": "12"}, "seeds = '12': must be a list of integers"),
+        (["cat"], {"seeds": 7}, "seeds = 7: must be a list of integers"),
+        (["cat"], {"seeds": {3}}, "seeds = {3}: must be a list of integers"),
+        (["cat"], {"seeds": [3], "seed": 4}, "seed = 4: must not be given beside seeds = [3]"),
+        (["cat"], {"window": 65}, "window = 65: must be an integer from 1 to 64"),
+        (["cat"], {"context": "4"}, "context = '4': must be an integer"),
+        (["cat"], {"mask": ["none"]}, "mask = ['none']: must be one of"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_computed(
@@ -50,3 +64,15 @@ def test_strange_prompts_are_decoded(model):
     with pytest.warns(UserWarning, match="knows no"):
         result = generate(model, ["!!!", "x" * 2000, "gato\nrojo", "\u0642\u0637\u0629"], "pjd")
     assert result.tokens.shape == (4, 36)
+
+
+@pytest.mark.parametrize("name", ["emoji", "anole-7b"])
+def test_the_name_of_a_model_is_no_model(name):
+    with pytest.raises(ParameterError, match=rf"model = '{name}': .*pjd\.load\('{name}'\)"):
+        generate(name, ["cat"])
+
+
+def test_prompts_and_seeds_may_be_any_sequence(model):
+    expected = generate(model, ["cat", "dog"], "zipar", seeds=[4, 5])
+    result = generate(model, ("cat", "dog"), "zipar", seeds=range(4, 6))
+    assert torch.equal(result.tokens, expected.tokens)

@@ -10,6 +10,7 @@ from pjd.decoder.acceptance import AcceptRule
 from pjd.decoder.config import CHOICES
 from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.schedule import wavefront_steps
+from pjd.errors import LogitsError
 from pjd.measure.fidelity import log_likelihood
 from tests.decoding import ALWAYS, BY_ROWS, GREEDY, NEVER, PROMPTS, engine_of
 from tests.enumeration import RowEnds, rectangle
@@ -295,3 +296,73 @@ def test_every_token_is_committed_once_whatever_the_options(
     if config.lag == "fixed" and columns > 1:
         wanted = torch.minimum(torch.tensor(context), columns - torch.arange(columns))
         assert (trace.lag >= wanted).all()
+
+
+NO_NUMBERS = [float("nan"), float("inf"), float("-inf")]
+
+
+@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_logits_that_are_no_numbers_stop_every_method_at_the_first_step(method, value):
+    model = Scripted("ABCD", "EFGH")
+    # After the prompt. Minus infinity excludes a token, but here all of them.
+    model.logits[0] = value
+    with pytest.raises(LogitsError, match="the image with seed 7, step 1: the model's logits"):
+        engine_of(model, configure(method), ["any"], torch.tensor([7])).run()
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize("position", [1, 4, 7])
+def test_logits_that_are_no_numbers_later_name_the_step(position, value):
+    model = Scripted("ABCD", "EFGH")
+    model.logits[position] = value
+    engine = engine_of(model, configure("ar"), ["any"], torch.tensor([7]))
+    with pytest.raises(LogitsError, match=f"step {position + 1}: .*a damaged checkpoint"):
+        engine.run()
+    # One entry that is NaN or plus infinity is enough.
+    model.logits[position, :-1] = -100.0
+    engine = engine_of(model, configure("ar"), ["any"], torch.tensor([7]))
+    if value == float("-inf"):
+        engine.run()
+    else:
+        with pytest.raises(LogitsError, match=f"step {position + 1}"):
+            engine.run()
+
+
+def test_the_likely_cause_depends_on_the_arithmetic():
+    model = Scripted("AB")
+    model.logits[1, 3], model.dtype = float("inf"), torch.float16
+    with pytest.raises(LogitsError, match="float16 overflows in some models: try bfloat16"):
+        engine_of(model, configure("ar"), ["any"], torch.tensor([0])).run()
+
+
+def test_a_temperature_that_carries_logits_out_of_range_stops_too():
+    model = Scripted("AB")
+    model.logits *= 1e34
+    engine_of(model, configure("ar"), ["any"], torch.tensor([0])).run()
+    for temperature in (1e-6, 1e-3):
+        config = configure("ar", temperature=temperature)
+        with pytest.raises(LogitsError, match="step 1"):
+            engine_of(model, config, ["any"], torch.tensor([0])).run()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("method", ["ar", "sjd", "pjd", "pjd-plus"])
+def test_tokens_that_a_model_excludes_are_no_fault(method, guidance):
+    script = ("ABCD", "EFGH")
+    model = Scripted(*script)
+    config = configure(method, guidance=guidance)
+    expected = film(boards(model, config))
+    model.logits[model.logits < 0] = float("-inf")
+    assert film(boards(model, config)) == expected
+
+
+@pytest.mark.parametrize("damaged", [0, 2])
+def test_the_damaged_image_of_a_batch_is_named(damaged):
+    model = tiny_model(grid=4, vocabulary=7)
+    with torch.no_grad():
+        model.word_vectors.weight[model.words.index["dog"]] = float("nan")
+    prompts = ["cat", "red", "red cat"]
+    prompts[damaged] = "dog"
+    with pytest.raises(LogitsError, match=f"the image with seed {10 + damaged}, step 1"):
+        engine_of(model, configure("pjd"), prompts, torch.arange(10, 13)).run()

@@ -3,7 +3,7 @@
 import pytest
 
 from pjd.decoder.config import DecodeConfig
-from pjd.decoder.methods import KNOBS, PRESETS, configure
+from pjd.decoder.methods import KNOBS, PRESETS, combine, configure
 from pjd.errors import ParameterError
 
 
@@ -32,3 +32,29 @@ def test_a_preset_has_the_options_that_it_names(method):
 def test_an_option_that_is_none_keeps_the_presets_value():
     assert configure("pjd", window=None, context=2) == configure("pjd", context=2)
     assert configure("pjd", context=2).window == PRESETS["pjd"].choices["window"]
+
+
+def test_options_of_several_places_are_put_together():
+    assert combine({"context": 4, "top_k": None}, {"top_k": 5}, {}) == {"context": 4, "top_k": 5}
+    # 0 is a value, None is none.
+    assert combine({"guidance": 0}, {"guidance": None}) == {"guidance": 0}
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (({"context": 4}, {"context": 8}), "context = 8: is given twice, also as 4"),
+        (({"seed": 0}, {}, {"seed": 0}), "seed = 0: is given twice, also as 0"),
+        (({"mask": "none"}, {"mask": "released"}), "mask = 'released': is given twice, also as 'n"),
+        (({}, {"method": "ar"}), "method = 'ar': is no option of a method: name the method"),
+        (({"layout": "rows"},), "layout = 'rows': is what a method is made for"),
+        (({"contxt": 1},), "contxt = 1: no such option"),
+        (({1: 2},), "1 = 2: no such option"),
+        (({}, "context"), "options = 'context': must be a mapping"),
+        (({}, [("context", 4)]), "options = [('context', 4)]: must be a mapping"),
+    ],
+)
+def test_an_option_has_one_place_and_is_one(places, message):
+    with pytest.raises(ParameterError) as error:
+        combine(*places)
+    assert message in str(error.value)

@@ -1,8 +1,12 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from pjd.errors import ParameterError
+from pjd.paths import ROOT
 from pjd.pipeline.prompts import read
 
 
@@ -73,3 +77,119 @@ def test_too_few_prompts_or_none(tmp_path, coco):
         read(str(tmp_path / "absent.txt"))
     with pytest.raises(ParameterError, match="images = 100000"):
         read("emoji", 100_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xef\xbb\xbfcat\r\ndog\r\n", ["cat", "dog"]),
+        (b"\xef\xbb\xbf\n fox", ["fox"]),
+        (b"cat\rred dog\r\rfox", ["cat", "red dog", "fox"]),
+        ("cat\u2028face\ndog".encode(), ["cat\u2028face", "dog"]),
+        (
+            "fox\x85face\r\nowl\x0cface\nhen\x1cface".encode(),
+            ["fox\x85face", "owl\x0cface", "hen\x1cface"],
+        ),
+        ("a\u2029b\x0bc".encode(), ["a\u2029b\x0bc"]),
+        ("قطة\rcafé".encode(), ["قطة", "café"]),
+    ],
+)
+def test_a_text_file_has_a_prompt_on_each_line_however_it_was_saved(tmp_path, content, expected):
+    path = tmp_path / "mine.txt"
+    path.write_bytes(content)
+    assert read(str(path)).prompt.tolist() == expected
+
+
+def test_other_files_may_have_a_byte_order_mark_and_other_line_ends_too(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.tsv").write_bytes(mark + "Prompt\tCategory\rcaf\xe9\u2028x\tArts\r".encode())
+    assert read(str(tmp_path / "a.tsv")).prompt.tolist() == ["café\u2028x"]
+    captions = {"annotations": [{"image_id": 1, "id": 2, "caption": "café"}]}
+    content = json.dumps(captions, ensure_ascii=False).encode()
+    (tmp_path / "a.json").write_bytes(mark + content)
+    assert read(str(tmp_path / "a.json")).prompt.tolist() == ["café"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"cat\ncaf\xe9\n", r"line 2 is not UTF-8 \(byte 0xe9\): save it as UTF-8"),
+        ("a.txt", b"one\r\ntwo\rthree\n\xff", r"line 4 is not UTF-8 \(byte 0xff\)"),
+        ("a.tsv", b"Prompt\tCategory\n\xa9\tx\n", "line 2 is not UTF-8"),
+        ("a.json", b'{"annotations": ["\xe9"]}', "line 1 is not UTF-8"),
+        ("a.txt", "cat\n".encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        ("a.tsv", b"\xfe\xff\0P", "is UTF-16: save it as UTF-8"),
+        ("a.json", "{}".encode("utf-32"), "is UTF-32: save it as UTF-8"),
+        ("a.txt", "cat\n".encode("utf-16-le"), "has zero bytes, as UTF-16"),
+        ("a.txt", b"", "holds no prompt"),
+        ("a.txt", b"\xef\xbb\xbf \r\n\r\n", "holds no prompt"),
+        ("a.tsv", b"", "is not in the format parti"),
+        ("a.tsv", b"Prompt\tCategory\n", "holds no prompt"),
+        ("a.tsv", b"Prompt\tCategory\ncat\tx\n \ty\n", "prompt 2 = ' ': must be a text"),
+        ("a.tsv", b"Category\tPrompt\nx\ty\nz\n", "prompt 2 = .*: must be a text"),
+        ("a.json", b"", "is not in the format coco"),
+        ("a.json", b'{"annotations": []}', "holds no prompt"),
+        ("a.json", b'{"annotations": null}', "is not in the format coco"),
+        ("a.json", b"[" * 100_000, "is not in the format coco"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_where_and_what_to_do(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ParameterError, match=message) as raised:
+        read(str(tmp_path / name))
+    assert name in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("caption", None, "caption of image_id 7 = None: must be a text"),
+        ("caption", 5, "caption of image_id 7 = 5: must be a text"),
+        ("caption", " \n", "caption of image_id 7 = "),
+        ("image_id", "7", "image_id = '7': must be an integer"),
+        ("image_id", None, "image_id = None: must be an integer"),
+        ("id", 1.5, "id of a caption of image_id 7 = 1.5: must be an integer"),
+    ],
+)
+def test_a_caption_that_is_none_is_named(tmp_path, field, value, message):
+    good = {"image_id": 7, "id": 30, "caption": "A cat."}
+    listed = [good, {**good, "id": 20, field: value}]
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": listed}))
+    with pytest.raises(ParameterError, match=message):
+        read(str(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("count", [-1, 0, 2.0, "3", True])
+@pytest.mark.parametrize("source", ["emoji", "mine.txt"])
+def test_the_number_of_prompts_is_an_integer_from_1(tmp_path, monkeypatch, source, count):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("cat\ndog\nfox\n")
+    with pytest.raises(ParameterError, match=f"images = {count!r}: must be an integer at least 1"):
+        read(source, count)
+
+
+@pytest.mark.parametrize("source", [None, 5, "", ["mine.txt"]])
+def test_the_source_of_prompts_is_a_text(source):
+    with pytest.raises(ParameterError, match=r"prompts = .*: must be a text"):
+        read(source, 3)
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path):
+    (tmp_path / "a.txt").write_text("café\n", encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("Prompt\tCategory\ncafé\tx\n", encoding="utf-8")
+    captions = '{"annotations": [{"image_id": 1, "id": 2, "caption": "café"}]}'
+    (tmp_path / "a.json").write_text(captions, encoding="utf-8")
+    script = """
+import locale
+from pjd.pipeline.params import parameters
+from pjd.pipeline.prompts import read
+assert "utf" not in locale.getpreferredencoding().lower()
+assert [read(f"a.{end}").prompt[0] for end in ("txt", "tsv", "json")] == ["caf\\xe9"] * 3
+assert len(read("emoji", 4)) == 4 and parameters()
+"""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr

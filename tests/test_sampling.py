@@ -4,7 +4,12 @@ import torch
 
 from pjd.api import generate
 from pjd.decoder.noise import uniform
-from pjd.decoder.sampling import gumbel_sample, inverse_cdf_sample
+from pjd.decoder.sampling import (
+    guide,
+    gumbel_sample,
+    has_finite_maximum,
+    inverse_cdf_sample,
+)
 from tests.decoding import DRAWS, PROMPTS, TARGET, p_value
 
 
@@ -27,3 +32,22 @@ def test_equal_noise_and_close_weights_draw_equal_tokens():
     assert p_value(first) > 1e-3
     variation = 0.5 * (p - q).abs().sum()
     assert (first == second).double().mean() >= (1 - variation) / (1 + variation) - 0.01
+
+
+def test_logits_have_a_finite_maximum_or_nothing_can_be_drawn():
+    nan, inf = float("nan"), float("inf")
+    logits = torch.tensor([[0.0, 1.0], [-inf, 1.0], [nan, 1.0], [inf, 1.0], [-inf, -inf]])
+    assert has_finite_maximum(logits).tolist() == [True, True, False, False, False]
+    assert has_finite_maximum(logits.bfloat16(), 0).tolist() == [True, True, False, False, False]
+    large = torch.tensor([[1e30, 0.0], [1e34, 0.0]])
+    assert has_finite_maximum(large, 1e-6).tolist() == [True, False]
+
+
+def test_guidance_keeps_what_both_branches_exclude_and_changes_no_other_number():
+    inf = float("inf")
+    conditional = torch.tensor([[1.5, -inf, 2.0, -inf, -0.0]])
+    unconditional = torch.tensor([[0.5, -inf, -1.0, 3.0, 0.0]])
+    guided = guide(torch.cat([conditional, unconditional]), 2.5)
+    assert guided.tolist() == [[3.0, -inf, 6.5, -inf, 0.0]]
+    # What only the unconditional branch excludes has no answer.
+    assert guide(torch.tensor([[1.0], [-inf]]), 2.5).isnan().all()

@@ -27,6 +27,9 @@ Initial = Literal["random", "uniform", "repeat-left", "sample-left", "repeat-abo
 Redraft = Literal["fresh", "coupled", "gumbel", "threshold"]
 Finish = Literal["aligned", "released"]
 
+MOST = 2**20
+"""No window, context or number of rows or tokens is larger: above, integers of tensors overflow."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "start": get_args(Start),
@@ -130,8 +133,8 @@ class DecodeConfig:
             # A rule of one's own is called with tensors; its name is all that can be checked here.
             if not (name == "accept" and hasattr(self.accept, "accepts")):
                 check_choice(name, getattr(self, name), choices)
-        check_integer("window", self.window, 1)
-        check_integer("group_size", self.group_size, 1)
+        check_integer("window", self.window, 1, MOST)
+        check_integer("group_size", self.group_size, 1, MOST)
         if self.accept == "match" and self.redraft not in ("fresh", "gumbel"):
             allowed = "must be fresh or gumbel where a draft is kept if it is drawn again"
             raise ParameterError("redraft", self.redraft, allowed)
@@ -144,13 +147,13 @@ class DecodeConfig:
                     allowed = f"method {self.method} has no such option: its image is one row"
                     raise ParameterError(name, getattr(self, name), allowed)
         else:
-            check_integer("context", self.context, 1)
+            check_integer("context", self.context, 1, MOST)
             if self.rows is not None:
-                check_integer("rows", self.rows, 1)
+                check_integer("rows", self.rows, 1, MOST)
         check_number("guidance", self.guidance, 0, 1000)
         # Below the smallest of these, logits divided by it would not be finite.
         check_number("temperature", self.temperature, 1e-6, 1e6, or_zero=True)
-        check_integer("top_k", self.top_k, 0)
+        check_integer("top_k", self.top_k, 0, MOST)
         check_number("top_p", self.top_p, 1e-6, 1)
         check_integer("seed", self.seed, 0, 2**62)
 

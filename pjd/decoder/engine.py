@@ -118,7 +118,7 @@ class Engine:
         )
         if config.guided:
             logits = guide(logits, config.guidance)
-        finite = has_finite_maximum(logits) | ~queries.valid
+        finite = has_finite_maximum(logits, config.temperature) | ~queries.valid
         probs = probabilities(logits, config)
         if layout.n_ids > layout.vocabulary:
             probs = with_forced_token(probs, layout.forced(queries.column + 1))

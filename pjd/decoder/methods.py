@@ -1,10 +1,11 @@
 """The decoders: each is a preset of the one engine's choices."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pjd.decoder.config import DecodeConfig
-from pjd.errors import ParameterError, check_choice
+from pjd.errors import ParameterError, check_choice, shown
 
 KNOBS = {"window": "W", "group_size": "G", "context": "c"}
 """The options that presets are swept over, and the letter of each."""
@@ -135,6 +136,42 @@ PRESETS: dict[str, Preset] = {
 """Methods by name, in the order of every list. To add one, see docs/adding_a_decoder.md."""
 
 
+ELSEWHERE = {
+    "method": "is no option of a method: name the method in its own place, such as --method",
+    "layout": "is what a method is made for: choose another method, see `pjd methods`",
+}
+"""Fields of :class:`DecodeConfig` that are no options of a method, and what to do instead."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise :class:`ParameterError` for the first of ``options`` that no method has."""
+    known = DecodeConfig.names() - ELSEWHERE.keys()
+    for name in sorted(options.keys() - known, key=str):
+        allowed = ELSEWHERE.get(name, f"no such option; options are {', '.join(sorted(known))}")
+        raise ParameterError(str(name), options[name], allowed)
+
+
+def combine(*places: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given in several places, each of them in one; None is not given.
+
+    Raises:
+        ParameterError: for an option that no method has, or that is given twice, with both values.
+    """
+    combined: dict[str, Any] = {}
+    for place in places:
+        if not isinstance(place, Mapping):
+            raise ParameterError("options", place, "must be a mapping, such as {stand_in: above}")
+        check_options(place)
+        for name, value in place.items():
+            if value is None:
+                continue
+            if name in combined:
+                allowed = f"is given twice, also as {shown(combined[name])}: give it once"
+                raise ParameterError(name, value, allowed)
+            combined[name] = value
+    return combined
+
+
 def configure(method: str, **options: Any) -> DecodeConfig:
     """Make the configuration of ``method`` with some of its options changed.
 
@@ -146,10 +183,6 @@ def configure(method: str, **options: Any) -> DecodeConfig:
         ParameterError: for an unknown method or option, or a value outside its range.
     """
     check_choice("method", method, tuple(PRESETS))
-    known = DecodeConfig.names() - {"method", "layout"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        allowed = f"no such option; options are {', '.join(sorted(known))}"
-        raise ParameterError(unknown[0], options[unknown[0]], allowed)
+    check_options(options)
     chosen = {name: value for name, value in options.items() if value is not None}
     return DecodeConfig(method=method, **{**PRESETS[method].choices, **chosen})

@@ -19,7 +19,10 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
         float32 [batch, ..., vocabulary].
     """
     conditional, unconditional = logits.float().chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
+    guided = unconditional + guidance * (conditional - unconditional)
+    # A token that both branches rule out stays so: minus infinity less itself is no number.
+    out = torch.maximum(conditional, unconditional) == float("-inf")
+    return guided.masked_fill(out, float("-inf"))
 
 
 def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
@@ -51,13 +54,14 @@ def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
     return logits.softmax(-1)
 
 
-def has_finite_maximum(logits: Tensor) -> Tensor:
+def has_finite_maximum(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Whether tokens can be drawn from ``logits`` [..., vocabulary], bool [...].
 
     They cannot if one is NaN or infinite, or if all are minus infinity. Some may be minus infinity:
     these tokens are excluded.
     """
-    return torch.isfinite(logits.amax(-1))
+    # A low temperature may carry finite logits beyond the largest number.
+    return torch.isfinite(logits.amax(-1).float() / (temperature or 1.0))
 
 
 def with_forced_token(probs: Tensor, forced: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """Prompts of a run: those of the emoji corpus, or those of a file."""
 
+import codecs
+import io
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from pjd.errors import ParameterError
+from pjd.errors import ParameterError, check_integer, check_text
 from pjd.paths import DATA
 
 SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}
@@ -18,7 +21,7 @@ def emoji(count: int) -> pd.DataFrame:
     Half of them are training names in a style held out for them, a quarter are unseen names, and a
     quarter training captions. Each group has a fixed order, so a small set is part of a large one.
     """
-    listed = json.loads((DATA / "prompts.json").read_text())
+    listed = json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
     parts = []
     remaining = count
     for number, (group, share) in enumerate(SHARES.items()):
@@ -31,28 +34,68 @@ def emoji(count: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""What a file begins with if it is in another encoding than UTF-8; the longest ones first."""
+
+
+def read_text(path: Path) -> str:
+    """A file's text, which is UTF-8 whatever the locale, with or without a byte order mark.
+
+    Raises:
+        ParameterError: if it is not UTF-8, naming the line.
+    """
+    content = path.read_bytes()
+    for mark, encoding in OTHER_ENCODINGS.items():
+        if content.startswith(mark):
+            raise ParameterError("prompts", str(path), f"is {encoding}: save it as UTF-8")
+    if b"\0" in content:
+        raise ParameterError("prompts", str(path), "has zero bytes, as UTF-16: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len(LINE_END.findall(content[: error.start].decode("latin-1"))) + 1
+        found = f"line {line} is not UTF-8 (byte {content[error.start]:#04x}): save it as UTF-8"
+        raise ParameterError("prompts", str(path), found) from error
+
+
+LINE_END = re.compile(r"\r\n|\r|\n")
+"""What ends a line of a file. Other separators that Unicode has may stand in a prompt."""
+
+
 def coco(path: Path) -> pd.DataFrame:
     """One caption per image of COCO's captions_val2017.json, in the order of the images' ids.
 
     COCO has five captions per image; this takes the one with the lowest id. Columns: prompt, group
     ("coco") and image_id, which names the picture that the caption describes.
     """
-    listed = pd.DataFrame(json.loads(path.read_text())["annotations"])
-    chosen = listed.sort_values(["image_id", "id"]).drop_duplicates("image_id")
-    prompt = chosen.caption.str.split().str.join(" ")
-    return pd.DataFrame({"prompt": prompt, "group": "coco", "image_id": chosen.image_id})
+    first: dict[int, tuple[int, str]] = {}
+    for annotation in json.loads(read_text(path))["annotations"]:
+        image, number, caption = (annotation[name] for name in ("image_id", "id", "caption"))
+        check_integer(f"{path}: image_id", image, 0, 2**62)
+        check_integer(f"{path}: id of a caption of image_id {image}", number, 0, 2**62)
+        check_text(f"{path}: caption of image_id {image}", caption)
+        first[image] = min((number, caption), first.get(image, (number, caption)))
+    images = sorted(first)
+    prompt = [" ".join(first[image][1].split()) for image in images]
+    return pd.DataFrame({"prompt": prompt, "group": "coco", "image_id": images})
 
 
 def parti(path: Path) -> pd.DataFrame:
     """The prompts of PartiPrompts.tsv, with their categories as groups."""
     # A prompt may be a number, or a word that pandas would read as a missing value.
-    listed = pd.read_csv(path, sep="\t", quoting=3, dtype=str, keep_default_na=False)
+    text = io.StringIO(read_text(path), newline="")
+    listed = pd.read_csv(text, sep="\t", quoting=3, dtype=str, keep_default_na=False)
     return pd.DataFrame({"prompt": listed["Prompt"], "group": listed["Category"]})
 
 
 def lines(path: Path) -> pd.DataFrame:
     """The prompts of a text file with one per line; blank lines are skipped."""
-    listed = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    listed = [line.strip() for line in LINE_END.split(read_text(path))]
     return pd.DataFrame({"prompt": [line for line in listed if line], "group": "file"})
 
 
@@ -69,10 +112,14 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
         count: number of prompts, from the first one; None: all prompts of a file.
 
     Raises:
-        ParameterError: if there are fewer prompts than ``count``, if the source has no known
-            format, or if a file is not in the format of its name.
+        ParameterError: if there are no prompts, or fewer than ``count``, if the source has no known
+            format, if a file is not UTF-8 or not in the format of its name, or if a prompt is
+            blank.
         FileNotFoundError: if there is no such file.
     """
+    check_text("prompts", source)
+    if count is not None:
+        check_integer("images", count, 1)
     if source == "emoji" or Path(source).absolute() == DATA / "prompts.json":
         if count is None:
             raise ParameterError("images", count, "must be given for the prompts of emoji")
@@ -85,10 +132,16 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
         raise FileNotFoundError(f"prompts: no file {path}")
     try:
         table = READERS[path.suffix](path)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        reader = READERS[path.suffix].__name__
-        allowed = f"is not in the format {reader} of docs/prompts.md ({error})"
+    except ParameterError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reader, why = READERS[path.suffix].__name__, " ".join(str(error).split())
+        allowed = f"is not in the format {reader} of docs/prompts.md ({why})"
         raise ParameterError("prompts", source, allowed) from error
+    if table.empty:
+        raise ParameterError("prompts", source, "holds no prompt")
+    for number, prompt in enumerate(table.prompt, 1):
+        check_text(f"{path}: prompt {number}", prompt)
     if count is not None and count > len(table):
         raise ParameterError("images", count, f"{path} has only {len(table)} prompts")
     return table.head(count if count is not None else len(table)).reset_index(drop=True)

@@ -16,8 +16,8 @@ from pjd.paths import PROVENANCE, ROOT, RUNS
 from pjd.pipeline.files import folder, write_json
 
 
-def provenance() -> dict[str, Any]:
-    """Where a result comes from: commit, versions and machine."""
+def provenance(**more: Any) -> dict[str, Any]:
+    """Where a result comes from: commit, versions and machine; and ``more``."""
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return {
@@ -26,6 +26,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **more,
     }
 
 
@@ -71,8 +72,8 @@ def save(
         content = {"setting": setting, "model": model.name, "config": result.config.as_dict()}
         content["dtype"] = str(model.dtype).removeprefix("torch.")
         write_json(partial / "run.json", content)
-    seconds = {"seconds": result.seconds, "seconds_per_image": result.seconds / len(table)}
-    write_json(PROVENANCE / f"{run}.json", provenance() | seconds)
+    seconds, per_image = result.seconds, result.seconds / len(table)
+    write_json(PROVENANCE / f"{run}.json", provenance(seconds=seconds, seconds_per_image=per_image))
 
 
 def column_tensor(column: pd.Series) -> torch.Tensor:
