@@ -69,10 +69,10 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     except PapermillExecutionError as error:
         failure = NotebookError(
             f"{path.name} failed in cell {error.exec_count} with {parameters}: "
-            f"{error.ename}: {error.evalue} (see {html})"
+            f"{error.ename}: {one_line(error.evalue)} (see {html})"
         )
     page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-    html.write_text(page)
+    html.write_text(page, encoding="utf-8")
     executed.unlink()
     if failure is not None:
         raise failure
@@ -148,13 +148,22 @@ def parameters_of(notebook: Path) -> dict[str, dict[str, str]]:
     """The parameters of a notebook by name, as papermill describes them.
 
     Raises:
-        NotebookError: if there is no such notebook.
+        NotebookError: if there is no such notebook, or it is none.
     """
     import papermill
 
     if not notebook.exists():
         raise NotebookError(f"there is no notebook {notebook}")
-    return papermill.inspect_notebook(str(notebook))
+    try:
+        return papermill.inspect_notebook(str(notebook))
+    # A file that is no notebook fails in whatever way its content has it.
+    except Exception as error:
+        raise NotebookError(f"{notebook} is no notebook ({one_line(error)})") from error
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks."""
+    return " ".join(str(message).split())
 
 
 def refuse_unknown(notebook: Path, names: list[str], known: dict[str, Any]) -> None:
