@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from pjd.console import (
     check_common,
+    check_output,
     comparison_table,
     doctor_table,
     methods_table,
@@ -20,6 +22,7 @@ from pjd.console import (
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import PRESETS, combine
 from pjd.errors import ParameterError, check_choice, check_integer
+from pjd.paths import ROOT, replacing
 
 app = typer.Typer(
     add_completion=False,
@@ -75,14 +78,18 @@ def decode(
     **how: Any,
 ) -> int:
     """Decode the images that are not in ``output`` yet; returns the number that failed."""
-    from pjd.jobs import plan, run, save
+    from pjd.jobs import circumstances, is_made, origin, plan, run, save
 
-    jobs = plan(prompts, images, name, config)
-    missing = [job for job in jobs if not (output / job.name).exists()]
+    jobs = plan(prompts, images, origin(name, how["dtype"]), config)
+    missing = [job for job in jobs if not is_made(output, job)]
     if len(missing) < len(jobs):
         typer.echo(f"{len(jobs) - len(missing)} of {len(jobs)} images are in {output} already")
     if not missing:
         return 0
+    check_output(output)
+    damaged = [job.name for job in missing if (output / job.name).exists()]
+    if damaged:
+        typer.echo(f"made again, since the files are damaged: {', '.join(damaged)}")
     finished = failed = 0
     with progress_bar(len(missing)) as (advance, finish):
         for done, result in run(name, missing, config, progress=advance, **how):
@@ -94,8 +101,7 @@ def decode(
                     reason = (str(result) or type(result).__name__).splitlines()[0]
                     typer.echo(f"pjd: image {job.number} ({job.prompt[:60]!r}): {reason}", err=True)
                 continue
-            output.mkdir(parents=True, exist_ok=True)
-            save(output, done, result, name)
+            save(output, done, result, circumstances(how, len(done)))
             for index, job in enumerate(done):
                 caption = " ".join(job.prompt.split())
                 typer.echo(f"{output / job.name}: {caption} ({int(result.steps[index])} steps)")
@@ -188,6 +194,7 @@ def compare(
         )
     batch_size, captions = check_common(model, prompts, file, batch_size, device, dtype)
     device = choose_device(device)
+    check_output(output)
     from pjd.api import decode as run
     from pjd.pipeline.figures import image_rows, style
 
@@ -202,8 +209,8 @@ def compare(
         captions,
         {m: [f"{int(steps)} steps" for steps in result.steps] for m, result in results.items()},
     )
-    output.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output / "comparison.png", dpi=150)
+    with replacing(output / "comparison.png") as partial:
+        figure.savefig(partial, dpi=150, format="png")
     title = f"{loaded.name}, {len(captions)} images, seed {seed or 0}, {device}"
     Console().print(comparison_table(results, title, loaded.grid.length))
     typer.echo(output / "comparison.png")
@@ -229,17 +236,10 @@ def convert(
     """Convert an official checkpoint to safetensors, without running code that it may contain."""
     if target.suffix != ".safetensors" or target.exists():
         raise ParameterError("target", str(target), "must be a new file that ends in .safetensors")
-    from safetensors.torch import save_file
+    from pjd.models import checkpoint
 
-    from pjd.models.checkpoint import read
-
-    tensors = {name: value.clone().contiguous() for name, value in read(source).items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(target)
-    size = sum(value.nbytes for value in tensors.values()) / 2**30
-    typer.echo(f"{target}: {len(tensors)} tensors, {size:.2f} GiB")
+    check_output(target.parent)
+    typer.echo(f"{target}: {checkpoint.convert(source, target)}")
 
 
 @app.command()
@@ -253,7 +253,6 @@ def profile(
     name: Annotated[str, typer.Argument(help="A file in profiles/: paper, smoke.")],
 ) -> None:
     """Write a profile into params.yaml; `git checkout params.yaml` undoes it."""
-    from pjd.paths import ROOT
     from pjd.pipeline.params import lay_over
 
     keys = lay_over(ROOT / "profiles" / f"{name}.yaml", ROOT / "params.yaml")
@@ -278,11 +277,12 @@ def verify(
 
 
 def main() -> None:
-    """Run the command line; an error that a user can fix is one line on stderr."""
+    """Run the command line; an error that a user can fix is one line on stderr, as a warning is."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a caption must not lose the images after it.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda message, *_: print(f"pjd: {message}", file=sys.stderr)
     try:
         app()
     except (ParameterError, FileNotFoundError) as error:

@@ -1,7 +1,8 @@
 """Input and output of the command line: captions, options, the progress bar, tables."""
 
-import json
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pjd.errors import ParameterError, check_integer, check_prompts
 from pjd.paths import WEIGHTS
@@ -92,6 +94,27 @@ def check_common(
     return together, captions
 
 
+def check_output(folder: Path) -> None:
+    """Make the folder and write something into it, before anything is computed.
+
+    What a process that was killed has left half written is removed, if it is an hour old: until
+    then it may be another process's.
+
+    Raises:
+        ParameterError: if the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".partial") as file:
+            file.write(bytes(4096))
+        for left in folder.glob(".*.partial"):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        allowed = f"must be a folder that can be written ({error.strerror}): name another"
+        raise ParameterError("output", str(folder), allowed) from error
+
+
 @contextmanager
 def progress_bar(
     images: int,
@@ -153,7 +176,17 @@ def comparison_table(results: "dict[str, Result]", title: str, length: int) -> T
 def models_table() -> Table:
     """The models: whether they are on disk, grid, the paper's context tokens, defaults, source."""
     from pjd.models.catalogue import CATALOGUE
-    from pjd.models.registry import EMOJI, available
+    from pjd.models.files import faults
+    from pjd.models.registry import EMOJI, available, embedded_files, embedded_sampling
+
+    named: list[str] = []
+
+    def on_disk(there: bool, wrong: list[str]) -> str:
+        """The cell of a model; its faults are named below the table."""
+        if not there:
+            return "no"
+        named.extend(wrong)
+        return "damaged" if wrong else "yes"
 
     def defaults(sampling: dict[str, float | int]) -> str:
         return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
@@ -165,16 +198,24 @@ def models_table() -> Table:
     for name in reversed(EMOJI):
         side = int(name.removeprefix("emoji-")) // 4
         source = "`dvc pull`, or `make train NAME=" + name + "`"
-        described = WEIGHTS / name / "model.json"
-        sampling = json.loads(described.read_text())["sampling"] if name in embedded else {}
-        on_disk = "yes" if name in embedded else "no"
-        table.add_row(name, on_disk, f"{side}x{side}", "4", defaults(sampling), source)
+        wrong, sampling = faults(embedded_files(WEIGHTS / name)), ""
+        if name in embedded and not wrong:
+            try:
+                sampling = defaults(embedded_sampling(WEIGHTS / name))
+            except ValueError as error:
+                wrong = [str(error)]
+        there = on_disk(name in embedded, wrong)
+        table.add_row(name, there, f"{side}x{side}", "4", sampling, source)
     for name, official in CATALOGUE.items():
-        on_disk = "no" if official.missing(WEIGHTS / name) else "yes"
+        folder = WEIGHTS / name
+        there = on_disk(not official.missing(folder), official.faults(folder))
         size = f"{official.rows}x{official.columns}"
         source = f"{official.source}; {official.guide}"
         context, sampling = str(official.context), defaults(official.sampling)
-        table.add_row(name, on_disk, size, context, sampling, source)
+        table.add_row(name, there, size, context, sampling, source)
+    if named:
+        table.caption = Text("\n".join(dict.fromkeys(named)))
+        table.caption_justify = "left"
     return table
 
 

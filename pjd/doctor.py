@@ -11,7 +11,8 @@ import torch
 
 import pjd
 from pjd.models.catalogue import CATALOGUE
-from pjd.models.registry import EMOJI, available
+from pjd.models.files import faults
+from pjd.models.registry import EMOJI, available, embedded_files
 from pjd.paths import DATA, ROOT, WEIGHTS
 
 GIB = 2**30
@@ -90,10 +91,14 @@ def weights() -> list[Finding]:
             else "none: run `make data`",
         )
     ]
+    for name in EMOJI:
+        wrong = faults(embedded_files(WEIGHTS / name))
+        if wrong:
+            found.append(Finding(False, name, "; ".join(wrong)))
     memory = max(gpu_memory(), default=main_memory())
     for name, official in CATALOGUE.items():
         folder = WEIGHTS / name
-        missing = official.missing(folder)
+        missing, wrong = official.missing(folder), official.faults(folder)
         fits = official.memory <= memory
         needs = f"needs {official.memory} GiB" + ("" if fits else f", more than {memory:.0f} here")
         if not folder.is_dir():
@@ -102,8 +107,10 @@ def weights() -> list[Finding]:
         elif missing:
             text = f"no {', '.join(missing)} in {folder}: {official.guide}; {needs}"
             found.append(Finding(False, name, text))
-        else:
+        elif not wrong:
             found.append(Finding(fits, name, f"in {folder}; {needs}"))
+        if wrong and folder.is_dir():
+            found.append(Finding(False, name, "; ".join(wrong)))
     return found
 
 

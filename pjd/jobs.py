@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import pjd
 from pjd.api import Progress, Result, decode
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError
-from pjd.models.registry import load
+from pjd.models.registry import default_dtype, load, resolve, weights_of
+from pjd.paths import replacing
 
 
 @dataclass(frozen=True)
@@ -26,53 +29,103 @@ class Job:
         number: of the image, in the order asked for.
         prompt: the caption.
         seed: of its random numbers.
-        name: of its file; it differs if prompt, seed, model or an option differs.
+        name: of its file; it differs if anything in ``record`` does.
+        record: all that the image is made from: model, digest of the weights, dtype, prompt,
+            options and seed.
     """
 
     number: int
     prompt: str
     seed: int
     name: str
+    record: dict[str, Any]
+
+
+def origin(name: str, dtype: str | None) -> dict[str, str]:
+    """What the images of a model are made from, whatever the prompts and options.
+
+    Args:
+        name: see :func:`pjd.load`.
+        dtype: that is asked for; None: the model's own.
+
+    Raises:
+        ValueError: naming a file of the model that is damaged.
+    """
+    return {
+        "model": resolve(name).name,
+        "weights": weights_of(name),
+        "dtype": dtype or default_dtype(name),
+    }
+
+
+def circumstances(how: dict[str, Any], images_together: int) -> dict[str, Any]:
+    """What changes an image through rounding alone, of the options ``how`` and the versions."""
+    told = {key: how[key] for key in ("device", "compiled")}
+    versions = {"pjd": pjd.__version__, "torch": torch.__version__}
+    return {**told, "images_together": images_together, **versions}
 
 
 Outcome = tuple[list[Job], Result | Exception]
 """Jobs that were done together, and their result or error."""
 
 
-def plan(prompts: list[str], images: int, model: str, config: DecodeConfig) -> list[Job]:
-    """``images`` jobs per prompt; the n-th of all jobs has the seed ``config.seed + n``."""
-    options = {key: value for key, value in config.as_dict().items() if key != "seed"}
+def plan(
+    prompts: list[str], images: int, origin: dict[str, str], config: DecodeConfig
+) -> list[Job]:
+    """``images`` jobs per prompt; the n-th of all jobs has the seed ``config.seed + n``.
+
+    Args:
+        prompts: the captions.
+        images: per caption.
+        origin: what else the images are made from: model, digest of its weights, dtype.
+        config: the method and its options.
+    """
     jobs = []
     for number, prompt in enumerate(prompt for prompt in prompts for _ in range(images)):
         seed = config.seed + number
-        text = json.dumps([model, prompt, seed, options], sort_keys=True)
+        record = {**origin, "prompt": prompt, "config": {**config.as_dict(), "seed": seed}}
+        text = json.dumps(record, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        jobs.append(Job(number, prompt, seed, f"{number:04d}-{digest}.png"))
+        # As it is read back from a file: JSON has no tuples.
+        jobs.append(Job(number, prompt, seed, f"{number:04d}-{digest}.png", json.loads(text)))
     return jobs
 
 
-def save(folder: Path, jobs: list[Job], result: Result, model: str) -> None:
-    """Write the images, each with its prompt, model and options as the PNG text ``pjd``.
+def is_made(folder: Path, job: Job) -> bool:
+    """Whether the file of ``job`` in ``folder`` is whole, and was made from the same."""
+    try:
+        with Image.open(folder / job.name) as image:
+            found = json.loads(image.info["pjd"])
+            image.verify()
+    # A file that is cut off, or is something else, may fail anywhere in its reader.
+    except Exception:
+        return False
+    return isinstance(found, dict) and job.record.items() <= found.items()
+
+
+def save(folder: Path, jobs: list[Job], result: Result, circumstances: dict[str, Any]) -> None:
+    """Write the images, each with its record as the PNG text ``pjd``.
+
+    Args:
+        folder: of the images. One that another process has made in the meantime stays.
+        jobs: that were done.
+        result: their images.
+        circumstances: what changes an image through rounding alone; it is told, and not compared.
 
     Raises:
         OSError: naming the image that could not be written, for example on a full disk.
     """
     for index, job in enumerate(jobs):
-        origin = {
-            "model": model,
-            "prompt": job.prompt,
-            "steps": int(result.steps[index]),
-            "config": {**result.config.as_dict(), "seed": job.seed},
-        }
+        made = {"steps": int(result.steps[index]), "made_with": circumstances}
         text = PngInfo()
-        text.add_itxt("pjd", json.dumps(origin, ensure_ascii=False))
-        path, partial = folder / job.name, folder / f".{job.name}.partial"
+        text.add_itxt("pjd", json.dumps({**job.record, **made}, ensure_ascii=False))
         try:
-            result.images[index].save(partial, "PNG", pnginfo=text)
-            os.replace(partial, path)
+            with replacing(folder / job.name) as partial:
+                result.images[index].save(partial, "PNG", pnginfo=text)
+                if is_made(folder, job):
+                    partial.unlink()
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(path)) from error
+            raise OSError(error.errno, error.strerror, str(folder / job.name)) from error
 
 
 def attempt(
@@ -183,7 +236,7 @@ def run_remote(
         Outcomes, in the order in which they are finished.
 
     Raises:
-        ParameterError: if Ray, or a GPU for each worker, is missing.
+        ParameterError: if Ray, or a GPU for each worker, is missing, or if Ray does not start.
     """
     try:
         import ray
@@ -193,7 +246,13 @@ def run_remote(
         ) from error
     starts_ray = not ray.is_initialized()
     if starts_ray:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        # It raises a bare Exception on a machine that is too busy, among others.
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            allowed = f"Ray does not start on this machine ({reason}): try again, or use 1"
+            raise ParameterError("workers", workers, allowed) from error
     threads = max(1, (os.cpu_count() or 1) // workers)
     gpus_each = int(loading.get("device") == "cuda")
     # A batch fails only if its worker is lost four times.

@@ -2,11 +2,13 @@
 
 import pickle
 import re
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from pjd.cli import app
@@ -95,9 +97,59 @@ def test_what_is_no_tensor_is_refused_by_name(tmp_path, content, message):
 def test_what_is_no_checkpoint_is_refused_on_one_line(tmp_path, content):
     for name in ("a.pt", "a.safetensors"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name} is damaged, or holds more") as error:
+        with pytest.raises(ValueError, match=rf"{name} is (damaged|empty)") as error:
             read(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "taken"),
+    [
+        (["state_dict"], "state_dict"),
+        (["state_dict", "model"], "model"),
+        (["state_dict", "module"], "module"),
+        (["module", "state_dict", "model"], "model"),
+    ],
+)
+def test_of_several_wrappers_the_official_order_decides_and_is_said(tmp_path, wrappers, taken):
+    content = {key: {"a": torch.full((2,), float(n))} for n, key in enumerate(wrappers)}
+    torch.save(content, tmp_path / "a.pt")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = read(tmp_path / "a.pt")
+    assert torch.equal(found["a"], content[taken]["a"])
+    said = [str(one.message) for one in told if "a.pt has" in str(one.message)]
+    assert len(said) == (len(wrappers) > 1)
+    assert all(one.endswith(f"{taken} is read") for one in said)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_what_training_put_before_the_names_of_tensors_is_taken_off(tmp_path, prefix, name):
+    tensors = {f"{prefix}layers.0.w": torch.ones(2), f"{prefix}out": torch.zeros(1)}
+    (torch.save if name.endswith(".pt") else save_file)(tensors, tmp_path / name)
+    assert set(read(tmp_path / name)) == {"layers.0.w", "out"}
+    assert set(read(tmp_path / name, prefix="layers.")) == {"layers.0.w"}
+
+
+def test_names_within_are_freed_too_and_no_two_become_one(tmp_path):
+    save_file({"layers.0._orig_mod.w": torch.ones(1)}, tmp_path / "a.safetensors")
+    assert set(read(tmp_path / "a.safetensors")) == {"layers.0.w"}
+    save_file({"module.w": torch.ones(1), "w": torch.ones(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"(module\.)?w and (module\.)?w would be the same tensor"):
+        read(tmp_path / "a.safetensors")
+
+
+def test_a_converted_file_is_for_anyone_to_read(tmp_path):
+    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "a.pt")
+    done = CliRunner().invoke(
+        app, ["convert", str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")]
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "a.safetensors"}
 
 
 def test_trainers_arguments_beside_the_tensors_do_no_harm(tmp_path):

@@ -1,5 +1,6 @@
 """The command line: what is asked, made, skipped and refused."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import torch
 from click import unstyle
 from PIL import Image
 from rich.progress import Progress
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from pjd import doctor
@@ -31,6 +33,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "default_sampling", lambda name: model.sampling)
     monkeypatch.setattr(registry, "load", lambda *_, **__: model)
     monkeypatch.setattr("pjd.jobs.load", lambda *_, **__: model)
+    monkeypatch.setattr("pjd.jobs.resolve", registry.resolve)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -47,6 +50,82 @@ def test_images_are_made_once(tiny):
     again = run(app, arguments)
     assert "3 of 4 images are in out already" in again.output
     assert sum(path.stat().st_mtime_ns == before[path] for path in files) == 3
+
+
+def test_damaged_images_are_made_again_and_named(tiny):
+    arguments = ["generate", "cat", "red dog", "fox", "--model", "x", "--method", "zipar"]
+    assert run(app, arguments).exit_code == 0
+    files = sorted((tiny / "out").iterdir())
+    before = [Image.open(path).tobytes() for path in files]
+    files[0].write_bytes(b"")
+    files[2].write_bytes(files[2].read_bytes()[:-9])
+    again = run(app, arguments)
+    assert "1 of 3 images are in out already" in again.output
+    assert f"since the files are damaged: {files[0].name}, {files[2].name}" in again.output
+    assert [Image.open(path).tobytes() for path in files] == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "images"),
+    [
+        ([], 1),
+        (["--dtype", "float32"], 1),
+        (["--dtype", "bfloat16"], 2),
+        (["--dtype", "float16"], 2),
+        (["--model", "other/x"], 1),
+        (["--model", "y"], 2),
+        (["--batch-size", "3"], 1),
+    ],
+)
+def test_what_changes_an_image_changes_its_name(tiny, changed, images):
+    arguments = ["generate", "cat", "--model", "x", "--method", "zipar"]
+    for more in ([], changed):
+        assert run(app, [*arguments, *more]).exit_code == 0
+    made = [json.loads(Image.open(path).text["pjd"]) for path in (tiny / "out").iterdir()]
+    assert len(made) == images == len({(one["model"], one["dtype"]) for one in made})
+    assert all(one["made_with"]["device"] in ("cpu", "cuda") for one in made)
+
+
+def test_other_weights_at_the_same_place_make_other_images(tiny):
+    arguments = ["generate", "cat", "--model", "x", "--method", "zipar"]
+    (tiny / "x").mkdir()
+    for content in ({"w": torch.zeros(9)}, {"w": torch.ones(9)}, {"w": torch.zeros(9)}):
+        save_file(content, tiny / "x" / "model.safetensors")
+        assert run(app, arguments).exit_code == 0
+    assert len(list((tiny / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", ["generate", "compare"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none", "/dev/null/below"])
+def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_loads(
+    tiny, monkeypatch, command, place
+):
+    (tiny / "file").touch()
+    monkeypatch.setattr(registry, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("pjd.jobs.load", registry.load)
+    done = run(app, [command, "cat", "-o", place])
+    assert isinstance(done.exception, ParameterError), done.output
+    assert f"output = '{place}': must be a folder that can be written" in str(done.exception)
+
+
+def test_a_full_disk_is_found_before_a_model_loads(tiny, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    monkeypatch.setattr("pjd.jobs.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = run(app, ["generate", "cat", "-o", "out"])
+    assert "output = 'out'" in str(done.exception) and "No space left" in str(done.exception)
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(tiny):
+    (tiny / "out").mkdir()
+    old, new = (tiny / "out" / f".{name}.partial" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    assert run(app, ["generate", "cat", "--method", "zipar"]).exit_code == 0
+    assert new.exists() and not old.exists()
 
 
 def test_captions_come_from_a_file_too(tiny):
@@ -325,7 +404,7 @@ def test_models_shows_defaults_and_no_empty_folder_is_on_disk(monkeypatch, tmp_p
     for name in ("anole-7b", "emoji-64", "emoji-96"):
         (tmp_path / name).mkdir()
     (tmp_path / "emoji-64" / "model.json").write_text('{"sampling": {"guidance": 2.5}}')
-    (tmp_path / "emoji-64" / "model.safetensors").touch()
+    save_file({}, tmp_path / "emoji-64" / "model.safetensors")
     lines = run(app, ["models"]).stdout.splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:6]] for line in lines if "│" in line]
     assert ["emoji-64", "yes", "16x16", "4", "guidance 2.5"] in rows
@@ -339,8 +418,9 @@ def test_doctor_says_what_will_not_work_and_why(monkeypatch, tmp_path):
     monkeypatch.setattr("pjd.doctor.main_memory", lambda: 8.0)
     for name in ("anole-7b", "janus-pro-1b"):
         (tmp_path / name).mkdir()
-    for file in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / "anole-7b" / file).touch()
+    for file in ("config.json", "tokenizer.json"):
+        (tmp_path / "anole-7b" / file).write_text("{}")
+    save_file({}, tmp_path / "anole-7b" / "model.safetensors")
     found = {finding.subject: finding for finding in doctor.examine()}
     assert found["packages"].text.startswith(f"Python {sys.version.split()[0]}, pjd ")
     assert "--device cuda is refused" in found["GPU"].text

@@ -120,6 +120,56 @@ def test_what_is_missing_is_named_by_doctor_and_refused_by_generate(name, weight
         file.write_bytes(content)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pointers_and_half_files_are_named_with_what_to_do_and_silence_no_other(
+    name, weights, tmp_path
+):
+    read = CATALOGUE[name].files(weights / name)
+    assert read
+    for file in read:
+        content = file.read_bytes()
+        for bad in (POINTER.encode(), b"", content[: len(content) // 2]):
+            file.write_bytes(bad)
+            # Of some files half is as good as all, as far as their first bytes tell.
+            if not CATALOGUE[name].faults(weights / name):
+                assert bad and not file.name.endswith((".json", ".safetensors", ".pt"))
+                continue
+            found = {
+                text for good, subject, text in weights_found() if subject == name and not good
+            }
+            assert any(str(file) in text and "download it again" in text for text in found), file
+            assert on_disk(name) == "damaged"
+            listed = CliRunner().invoke(app, ["models"])
+            assert str(file) in "".join(listed.stdout.split())
+            assert listed.exit_code == 0 and all(other in listed.stdout for other in CATALOGUE)
+            arguments = ["cat", "--model", name, "--top-k", "5", "-o", str(tmp_path / "out")]
+            done = CliRunner().invoke(app, ["generate", *arguments])
+            assert isinstance(done.exception, ValueError) and str(file) in str(done.exception)
+            assert not (tmp_path / "out").exists()
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["janus-pro-1b"])
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": 3}', "[1]", "{"])
+def test_an_index_that_says_nothing_is_named(name, weights, content):
+    (weights / name / INDEX).write_text(content)
+    found = [text for good, subject, text in weights_found() if subject == name and not good]
+    assert any(INDEX in text for text in found)
+    assert on_disk(name) == "damaged"
+
+
+@pytest.mark.parametrize("name", ["janus-pro-1b", "emu3-gen", "lumina-mgpt-7b-768"])
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_files_that_are_json_but_of_another_kind_are_refused_in_one_line(name, weights, file):
+    (weights / name / file).write_text('{"version": [], "hidden_size": [], "vocabulary_map": 3}')
+    done = CliRunner().invoke(app, ["generate", "cat", "--model", name, "--top-k", "5"])
+    assert isinstance(done.exception, ValueError), repr(done.exception)
+    assert str(weights / name) in str(done.exception) and "\n" not in str(done.exception)
+
+
 @pytest.mark.parametrize("name", ["lumina-mgpt-7b-768"])
 def test_folders_beside_are_needed_and_a_folder_of_the_same_name_elsewhere_will_do(
     name, weights, tmp_path, monkeypatch
@@ -142,6 +192,8 @@ def test_the_shards_that_an_index_names_are_needed(tmp_path):
     for file in ("config.json", "tokenizer.json", "a.safetensors"):
         (tmp_path / file).touch()
     assert CATALOGUE["anole-7b"].missing(tmp_path) == ["b.safetensors"]
+    (tmp_path / INDEX).unlink()
+    assert CATALOGUE["anole-7b"].missing(tmp_path) == [f"model.safetensors or {INDEX}"]
 
 
 def test_the_catalogue_has_the_defaults_of_the_families():

@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Emu3Config, Emu3ForConditionalGeneration
+from transformers import Emu3Config, Emu3ForConditionalGeneration, Emu3ImageProcessor
 
 import pjd
 from pjd.api import generate
@@ -91,7 +92,7 @@ def test_greedy_decoding_equals_its_own_generate(language):
         result = generate(model, PROMPTS, method, **options)
         assert torch.equal(result.tokens, expected), method
     image = language.decode_image_tokens(image_tokens=own[0][:, -18:], height=ROWS, width=COLUMNS)
-    wanted = ((image[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    wanted = ((image[0].permute(1, 2, 0) + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
     assert torch.equal(model.decode(expected[:1])[0], wanted)
 
 
@@ -172,6 +173,52 @@ def test_a_checkpoint_is_read(language, folder, monkeypatch):
     half = emu3.load("emu3-gen", folder)
     assert half.dtype == torch.bfloat16 and half.codebook.dtype == torch.float32
     assert generate(half, ["cat"], "pjd", top_k=5).tokens.shape == (1, 16)
+
+
+class SimpleVQ(torch.nn.Module):
+    """An image decoder that gives the same pictures for all codes."""
+
+    def __init__(self, pictures: torch.Tensor) -> None:
+        super().__init__()
+        self.pictures = pictures
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.pictures
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        {"image_mean": [0.4, 0.5, 0.3], "image_std": [0.3, 0.2, 0.6]},
+    ],
+)
+def test_bytes_are_those_of_its_image_processor(settings):
+    torch.manual_seed(0)
+    pictures = 1.5 * torch.randn(1, 3, 64, 64)
+    processor = Emu3ImageProcessor(**settings)
+    expected = processor.postprocess(list(pictures), return_tensors="np")["pixel_values"]
+    pixels = emu3.Pixels(SimpleVQ(pictures), *settings.values())
+    ours = pixels(torch.zeros(1, 4, 4, dtype=torch.long))
+    assert np.array_equal(ours[0].permute(2, 0, 1).numpy(), np.stack(list(expected)))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 4), (4, 0), (-1, 4), (2.0, 4)])
+def test_a_size_without_rows_or_columns_is_refused(language, rows, columns):
+    with pytest.raises(
+        pjd.ParameterError, match=r"(rows|columns) = (0|-1|2\.0): must be an integer"
+    ):
+        emu3.assemble("tiny", language, prompt, rows, columns)
+
+
+@pytest.mark.parametrize("value", [None, [0.5], ["a", "b", "c"], 0.5])
+def test_a_mean_that_is_no_three_numbers_is_refused(folder, value):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({"image_mean": value, "image_std": [0.5] * 3}))
+    with pytest.raises(
+        ValueError, match=r"preprocessor_config\.json: image_mean = .*three numbers"
+    ):
+        emu3.load("emu3-gen", folder)
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name(folder):

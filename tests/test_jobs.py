@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,14 +19,16 @@ from PIL import Image
 from pjd import jobs
 from pjd.api import generate
 from pjd.decoder.methods import configure
-from pjd.jobs import attempt, plan, run, run_remote, save
+from pjd.jobs import Job, attempt, is_made, plan, run, run_remote, save
+from pjd.paths import ROOT
 from tests.tiny import tiny_model
 
 CONFIG = configure("zipar", context=2)
+ORIGIN = {"model": "emoji-64", "weights": "0123", "dtype": "float32"}
 
 
 def test_names_differ_where_the_image_would():
-    listed = plan(["cat", "dog"], 2, "emoji-64", CONFIG)
+    listed = plan(["cat", "dog"], 2, ORIGIN, CONFIG)
     assert [(job.prompt, job.seed) for job in listed] == [
         ("cat", 0),
         ("cat", 1),
@@ -33,27 +36,30 @@ def test_names_differ_where_the_image_would():
         ("dog", 3),
     ]
     names = {job.name for job in listed}
-    names |= {job.name for job in plan(["cat", "dog"], 2, "emoji-96", CONFIG)}
+    for key in ORIGIN:
+        other = plan(["cat", "dog"], 2, {**ORIGIN, key: "other"}, CONFIG)
+        names |= {job.name for job in other}
     other = configure("zipar", context=3)
-    names |= {job.name for job in plan(["cat", "dog"], 2, "emoji-64", other)}
-    assert len(names) == 12
+    names |= {job.name for job in plan(["cat", "dog"], 2, ORIGIN, other)}
+    assert len(names) == 20
     # Another first seed moves the seeds; the same seed of the same prompt is the same image.
-    assert plan(["cat"], 1, "emoji-64", CONFIG)[0].name == listed[0].name
+    assert plan(["cat"], 1, ORIGIN, CONFIG)[0].name == listed[0].name
 
 
 def test_an_image_says_what_it_was_made_from(tmp_path):
     model = tiny_model(grid=4, vocabulary=7)
-    (job,) = plan(["red cat\n🐈"], 1, "tiny", configure("sjd", seed=5))
+    (job,) = plan(["red cat\n🐈"], 1, ORIGIN, configure("sjd", seed=5))
     ((done, result),) = attempt(model, [job], configure("sjd", seed=5))
-    save(tmp_path, done, result, "tiny")
-    made = json.loads(Image.open(tmp_path / job.name).text["pjd"])
-    assert made["prompt"] == "red cat\n🐈" and made["config"]["seed"] == 5
-    assert made["steps"] == int(result.steps[0])
+    save(tmp_path, done, result, {"device": "cpu"})
+    told = json.loads(Image.open(tmp_path / job.name).text["pjd"])
+    assert told["prompt"] == "red cat\n🐈" and told["config"]["seed"] == 5
+    assert told["steps"] == int(result.steps[0])
+    assert {key: told[key] for key in ORIGIN} == ORIGIN and told["made_with"] == {"device": "cpu"}
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_image(tmp_path, monkeypatch):
-    (job,) = plan(["cat"], 1, "tiny", CONFIG)
+    (job,) = plan(["cat"], 1, ORIGIN, CONFIG)
     ((done, result),) = attempt(tiny_model(), [job], CONFIG)
 
     def full(image: Image.Image, path: Path, *_: object, **__: object) -> None:
@@ -62,8 +68,68 @@ def test_a_full_disk_is_named_and_leaves_no_half_image(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match=f"No space left on device.*{job.name}"):
-        save(tmp_path, done, result, "tiny")
+        save(tmp_path, done, result, {"device": "cpu"})
     assert not list(tmp_path.iterdir())
+
+
+def made(folder: Path, prompts: list[str]) -> list[Job]:
+    """Images of a tiny model, saved in ``folder``."""
+    listed = plan(prompts, 1, ORIGIN, CONFIG)
+    for done, result in attempt(tiny_model(), listed, CONFIG):
+        save(folder, done, result, {})
+    return listed
+
+
+def spoil(path: Path, kept: slice, more: bytes) -> None:
+    """Replace a part of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[kept] + more)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: spoil(path, slice(0, 40), b""),
+        lambda path: spoil(path, slice(0, -20), b""),
+        lambda path: spoil(path, slice(0, -30), bytes(30)),
+        lambda path: Image.new("RGB", (8, 8)).save(path),
+        lambda path: Image.new("RGB", (8, 8)).save(path, "JPEG"),
+        lambda path: path.write_text("not a picture"),
+        lambda path: path.unlink(),
+    ],
+)
+def test_a_file_that_is_no_whole_image_of_this_kind_does_not_count(tmp_path, change):
+    first, second = made(tmp_path, ["cat", "dog"])
+    assert is_made(tmp_path, first) and is_made(tmp_path, second)
+    change(tmp_path / first.name)
+    assert not is_made(tmp_path, first) and is_made(tmp_path, second)
+    # Whole, but of something else.
+    (tmp_path / second.name).replace(tmp_path / first.name)
+    assert not is_made(tmp_path, first)
+    made(tmp_path, ["cat", "dog"])
+    assert is_made(tmp_path, first) and is_made(tmp_path, second)
+
+
+def test_the_loser_of_a_race_keeps_the_winners_file(tmp_path):
+    (job,) = made(tmp_path, ["cat"])
+    before = (tmp_path / job.name).stat()
+    made(tmp_path, ["cat"])
+    after = (tmp_path / job.name).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert [path.name for path in tmp_path.iterdir()] == [job.name]
+
+
+def test_many_writers_of_one_folder_do_not_meet(tmp_path):
+    prompts = [f"cat {number}" for number in range(8)]
+    writers = [threading.Thread(target=made, args=(tmp_path, prompts)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    listed = plan(prompts, 1, ORIGIN, CONFIG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [job.name for job in listed]
+    assert all(is_made(tmp_path, job) for job in listed)
 
 
 def test_progress_is_told_of_or_shown_and_changes_nothing(capsys):
@@ -90,7 +156,7 @@ def test_a_failing_prompt_costs_no_other(monkeypatch):
         return encode(prompts, guided)
 
     monkeypatch.setattr(model, "encode", fails)
-    listed = plan(["cat", "dog", "red"], 1, "tiny", CONFIG)
+    listed = plan(["cat", "dog", "red"], 1, ORIGIN, CONFIG)
     outcomes = list(attempt(model, listed, CONFIG))
     failed = {done[0].prompt for done, result in outcomes if isinstance(result, Exception)}
     assert failed == {"dog"} and len(outcomes) == 3
@@ -109,7 +175,7 @@ def test_a_failed_batch_is_let_go_before_its_images_are_tried_alone(monkeypatch)
         return encode(prompts, guided)
 
     monkeypatch.setattr(model, "encode", fails)
-    listed = plan(["dog", "cat", "red"], 1, "tiny", CONFIG)
+    listed = plan(["dog", "cat", "red"], 1, ORIGIN, CONFIG)
     outcomes = list(attempt(model, listed, CONFIG))
     assert len(failed) == 2 and len(outcomes) == 3
     assert alive == [0, 0, 0, 0]
@@ -118,7 +184,7 @@ def test_a_failed_batch_is_let_go_before_its_images_are_tried_alone(monkeypatch)
 @pytest.mark.slow
 def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
     prompts = ["cat face, noto, on teal", "rainbow, twemoji, on white", "dog, openmoji, on white"]
-    listed = plan(prompts, 2, "emoji-64", CONFIG)
+    listed = plan(prompts, 2, ORIGIN, CONFIG)
     alone = {}
     for done, result in run("emoji-64", listed, CONFIG, batch_size=2):
         alone |= {job.number: result.tokens[i] for i, job in enumerate(done)}
@@ -151,6 +217,17 @@ def test_workers_without_ray_are_refused_in_one_line(monkeypatch):
         list(run("emoji-64", [], CONFIG, workers=2))
 
 
+def test_ray_that_does_not_start_is_one_line(monkeypatch):
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore.")
+
+    monkeypatch.setitem(
+        sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init)
+    )
+    with pytest.raises(jobs.ParameterError, match=r"workers = 2: Ray does not start .*timed out"):
+        list(run("emoji-64", [], CONFIG, workers=2))
+
+
 def test_more_workers_than_gpus_are_refused_and_not_waited_for(monkeypatch):
     stand_in = SimpleNamespace(
         is_initialized=lambda: True,
@@ -160,3 +237,33 @@ def test_more_workers_than_gpus_are_refused_and_not_waited_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", stand_in)
     with pytest.raises(jobs.ParameterError, match="workers = 2: more than the 1 GPUs that Ray has"):
         list(run("emoji-64", [], CONFIG, workers=2, device="cuda"))
+
+
+# A busy machine takes longer than Ray waits by itself.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "600"}
+COMMAND = [sys.executable, "-m", "pjd.cli", "generate", "--model", "emoji-64", "--method", "zipar"]
+COMMAND += ["--file", "prompts.txt", "--batch-size", "2", "--workers", "2", "-o", "out"]
+
+
+@pytest.mark.slow
+def test_a_killed_command_loses_no_image_and_damages_none(tmp_path):
+    prompts = [f"cat face, noto, on teal {number}" for number in range(6)]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    whole: dict[str, bytes] = {}
+    # Before, while and after images are written: until the first is there, and a little later.
+    for images in (0, 1, 3):
+        process = subprocess.Popen(COMMAND, cwd=tmp_path, env=ENVIRONMENT)
+        while len(list(tmp_path.glob("out/[0-9]*.png"))) < images and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        found = {path.name: path.read_bytes() for path in tmp_path.glob("out/[0-9]*.png")}
+        assert whole.items() <= found.items()
+        whole = found
+        for name in found:
+            with Image.open(tmp_path / "out" / name) as image:
+                image.verify()
+    assert subprocess.run(COMMAND, cwd=tmp_path, env=ENVIRONMENT).returncode == 0
+    found = {path.name: path.read_bytes() for path in tmp_path.glob("out/[0-9]*.png")}
+    assert whole.items() <= found.items()
+    assert sorted(int(name[:4]) for name in found) == list(range(6))

@@ -21,6 +21,7 @@ from pjd.decoder.methods import PRESETS, configure
 from pjd.errors import ParameterError
 from pjd.models import llamagen_official as official
 from pjd.models.catalogue import CATALOGUE
+from pjd.models.llamagen import LlamaGen
 from pjd.models.llamagen_vq import LlamaGenVQ
 from pjd.models.registry import load
 from tests.backbones import logits_by_column
@@ -270,7 +271,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(official, "LlamaGenVQ", tiny_vq)
     where = tmp_path / "llamagen-c2i-b-256"
     where.mkdir()
-    tensors = {**weights(False), "freqs_cis": torch.zeros(3)}
+    tensors = {**weights(False), "freqs_cis": torch.zeros(1 + GRID * GRID, DIM // HEADS // 2, 2)}
     content = {"model": tensors, "steps": 3, "args": Namespace(cfg=1.0)}
     torch.save(content, where / "c2i_B_256.pt")
     extra = {"encoder.conv_in.bias": torch.zeros(1), "quantize.codebook_used": torch.zeros(9)}
@@ -301,7 +302,11 @@ def test_a_converted_file_is_read_alike(folder):
         source, target = folder / f"{name}.pt", folder / f"{name}.safetensors"
         done = CliRunner().invoke(app, ["convert", str(source), str(target)])
         assert done.exit_code == 0 and "GiB" in done.output
-        source.unlink()
+    # The torch files may stay: what was converted is read in their place.
+    both = official.load("llamagen-c2i-b-256", folder)
+    assert torch.equal(both.codebook, before.codebook)
+    for name in ("c2i_B_256", "vq_ds16_c2i"):
+        (folder / f"{name}.pt").unlink()
     after = official.load("llamagen-c2i-b-256", folder)
     for part in ("transformer", "pixels"):
         states = [getattr(model, part).state_dict() for model in (before, after)]
@@ -340,6 +345,54 @@ def test_an_image_decoder_that_does_not_fit_is_refused_by_name(folder):
     torch.save({"model": kept}, folder / "vq_ds16_c2i.pt")
     with pytest.raises(ValueError, match=r"c2i\.pt has 0 decoder\.conv_blocks, not 4 or 5"):
         official.load("llamagen-c2i-b-256", folder)
+    torch.save({"model": tiny_vq(4).state_dict()}, folder / "vq_ds16_c2i.pt")
+    with pytest.raises(ValueError, match=r"c2i\.pt has 8 pixels per side of a code, .* has 16"):
+        official.load("llamagen-c2i-b-256", folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("c2i_B_384.pt", "is of llamagen-c2i-b-384"),
+        ("c2i_XXL_384.pt", "is of llamagen-c2i-xxl-384"),
+        ("t2i_XL_stage1_256.pt", "is of llamagen-t2i-xl-256"),
+        ("t2i_XL_stage2_512.pt", "is of llamagen-t2i-xl-512"),
+    ],
+)
+def test_weights_of_another_model_are_told_by_their_name(folder, file, said):
+    (folder / "c2i_B_256.pt").rename(folder / file)
+    with pytest.raises(ValueError, match=rf"model llamagen-c2i-b-256: .*{file} {said}"):
+        official.load("llamagen-c2i-b-256", folder)
+
+
+def test_an_image_decoder_of_other_models_is_told_by_its_name(folder):
+    (folder / "vq_ds16_c2i.pt").rename(folder / "vq_ds16_t2i.pt")
+    with pytest.raises(ValueError, match=r"vq_ds16_t2i\.pt is of models whose names have t2i"):
+        official.load("llamagen-c2i-b-256", folder)
+
+
+@pytest.mark.parametrize("grid", [24, 32, 3])
+def test_weights_of_another_grid_are_told_by_their_rotary_table(folder, grid):
+    size = DIM // HEADS // 2
+    table = torch.zeros(1 + grid * grid, size, 2)
+    torch.save({"model": {**weights(False), "freqs_cis": table}}, folder / "c2i_B_256.pt")
+    said = rf"freqs_cis is \[{1 + grid * grid}, {size}, 2\], not \[17, {size}, 2\] of a grid of 4x4"
+    with pytest.raises(ValueError, match=said):
+        official.load("llamagen-c2i-b-256", folder)
+
+
+def test_names_and_sizes_of_all_official_models_agree():
+    assert {name for name in CATALOGUE if name.startswith("llamagen")} == set(official.FORMATS)
+    for name, written in official.FORMATS.items():
+        assert CATALOGUE[name].rows == written.grid == int(name.rpartition("-")[2]) // 16
+        assert written.captioned == ("t2i" in name) and written.dim % written.heads == 0
+    # Parameters as the official source counts them.
+    for name, millions in {"llamagen-c2i-xxl-384": 1410, "llamagen-c2i-3b-384": 3096}.items():
+        config = official.FORMATS[name].config
+        with torch.device("meta"):
+            transformer = LlamaGen(config)
+            transformer.cls_embedding = official.ClassEmbedder(config.dim)
+        assert sum(p.numel() for p in transformer.parameters()) // 10**6 == millions
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(folder):
@@ -355,9 +408,11 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(folder):
 def test_what_is_missing_is_said(folder):
     with pytest.raises(FileNotFoundError, match=r"no file .*vq_ds8\.pt"):
         official.load("llamagen-c2i-b-256", folder, vq=folder / "vq_ds8.pt")
+    (folder / "c2i_B_256.pt").rename(folder / "t2i_XL_stage1_256.pt")
+    (folder / "vq_ds16_c2i.pt").rename(folder / "vq_ds16_t2i.pt")
     with pytest.raises(FileNotFoundError, match=r"flan-t5-xl"):
         official.load("llamagen-t2i-xl-256", folder)
-    (folder / "c2i_B_256.pt").unlink()
+    (folder / "t2i_XL_stage1_256.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"must hold one file of weights; found none"):
         official.load("llamagen-c2i-b-256", folder)
 
@@ -411,7 +466,8 @@ def test_a_model_of_captions_is_read_with_its_text_encoder(tmp_path, folder, mon
     where.mkdir()
     tensors = weights(captioned=True)
     torch.save({"module": tensors}, where / "t2i_XL_stage1_256.pt")
-    parts = {"vq": folder / "vq_ds16_c2i.pt", "text": tmp_path / "text"}
+    vq = (folder / "vq_ds16_c2i.pt").rename(folder / "vq_ds16_t2i.pt")
+    parts = {"vq": vq, "text": tmp_path / "text"}
     model = official.load(name, where, **parts, dtype=torch.float32)
     with torch.no_grad():
         values = encoder(torch.tensor([[3, 4]])).last_hidden_state[0]

@@ -14,9 +14,7 @@ LINES = "cat face, noto, on teal\nnerd face, noto, on pink\nowl, noto, on grey\n
 def prompts(tmp_path, monkeypatch):
     """A file of three prompts; settings are prepared in a folder beside it."""
     monkeypatch.setattr(settings, "SETTINGS", tmp_path / "settings")
-    monkeypatch.setattr("pjd.models.registry.resolve", lambda name: tmp_path / "weights")
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "model.safetensors").write_bytes(b"x" * 100)
+    monkeypatch.setattr("pjd.models.registry.weights_of", lambda name: "0123")
     (tmp_path / "prompts.txt").write_text(LINES)
     return tmp_path / "prompts.txt"
 
@@ -36,8 +34,7 @@ def test_a_setting_has_prompts_sampling_and_what_makes_it_out_of_date(prompts, m
     path = prompts.parent / "settings" / "a" / "setting.json"
     first = json.loads(path.read_text())
     assert {"LlamaGen", "EmojiModel", "Tokenizer", "Words"} <= first["adapter"].keys()
-    # Weights of the same size that differ anywhere in a small file.
-    (prompts.parent / "weights" / "model.safetensors").write_bytes(b"x" * 50 + b"y" + b"x" * 49)
+    monkeypatch.setattr("pjd.models.registry.weights_of", lambda name: "4567")
     prepare("a")
     assert json.loads(path.read_text())["weights"] != first["weights"]
 

@@ -1,9 +1,12 @@
 """The official checkpoints that the package knows, without torch: the command line lists them."""
 
-import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
+
+from pjd.models.files import faults, shards
 
 INDEX = "model.safetensors.index.json"
 """The file that says which shard of a checkpoint has which tensor."""
@@ -14,12 +17,12 @@ FILES = {
     "chameleon": ("config.json", f"tokenizer.json or {LUMINA_TOKENIZER}", "*.safetensors"),
     "emu3": ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors"),
     "janus": ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors"),
-    "llamagen_official": ("?2i_*.pt or ?2i_*.safetensors",),
+    "llamagen_official": ("?2i_*.safetensors or ?2i_*.pt",),
     "anole-7b": ("*.safetensors",),
     "flan-t5-xl": ("config.json", "tokenizer*", "*.safetensors"),
 }
 """Files that a checkpoint of a family must have, by family; and files that a folder beside a
-checkpoint must have, by folder. They are patterns; of "A or B" one is enough."""
+checkpoint must have, by folder. They are patterns; of "A or B" one is enough, and A is taken."""
 
 LUMINA_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2000}
 ANOLE_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 0.7, "top_p": 0.9}
@@ -63,24 +66,69 @@ class Checkpoint:
         """The page that says which files it needs."""
         return f"docs/checkpoints_{self.family}.md"
 
-    def missing(self, folder: Path) -> list[str]:
-        """Names or patterns of the files that it needs and that are not there.
+    def needed(self, folder: Path) -> list[str]:
+        """Names or patterns of the files that it needs, as in :data:`FILES`.
 
         Args:
             folder: the checkpoint's; files in folders beside it begin with "../".
         """
         needed = [*FILES[self.family]]
         if (folder / INDEX).exists():
-            needed += sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+            # An index that does not say which shards there are is named by faults().
+            with suppress(ValueError):
+                needed += sorted(set(shards(folder / INDEX).values()))
+        elif "*.safetensors" in needed and not (folder / "model.safetensors").exists():
+            needed.append(f"model.safetensors or {INDEX}")
         for path in self.beside.values():
             needed += (
-                [f"../{path}/{file}" for file in FILES[path]] if path in FILES else [f"../{path}"]
+                [f"../{path}/{file}" for file in FILES[path]]
+                if path in FILES
+                else [f"../{converted(Path(path))} or ../{path}"]
             )
-        return [
-            names
-            for names in needed
-            if not any(glob(name, root_dir=folder) for name in names.split(" or "))
-        ]
+        return needed
+
+    def missing(self, folder: Path) -> list[str]:
+        """The names or patterns of :meth:`needed` of which there is no file."""
+        return [names for names in self.needed(folder) if not matching(folder, names)]
+
+    def files(self, folder: Path) -> list[Path]:
+        """The files that loading it reads, as far as they are there."""
+        found = {path for names in self.needed(folder) for path in matching(folder, names)}
+        index = folder / INDEX
+        return sorted(found | ({index} if index.exists() else set()))
+
+    def faults(self, folder: Path) -> list[str]:
+        """A sentence for each file with which something is wrong, with what to do."""
+        found = faults(self.files(folder))
+        if (folder / INDEX).exists() and not found:
+            try:
+                shards(folder / INDEX)
+            except ValueError as error:
+                found.append(str(error))
+        transformers = matching(folder, FILES["llamagen_official"][0])
+        if len(transformers) > 1:
+            names = ", ".join(file.name for file in transformers)
+            found.append(f"{folder} holds {names}: leave one file of weights there")
+        return found
+
+
+def matching(folder: Path, names: str) -> list[Path]:
+    """Files of the first alternative of "A or B" (see :data:`FILES`) that has any.
+
+    Args:
+        folder: which the names are relative to.
+        names: alternatives.
+    """
+    for name in names.split(" or "):
+        found = sorted(glob(name, root_dir=folder))
+        if found:
+            return [Path(os.path.normpath(folder / file)) for file in found]
+    return []
+
+
+def converted(file: Path) -> Path:
+    """Where `pjd convert` is told to write a torch file of a checkpoint: beside it."""
+    return file.with_suffix(".safetensors")
 
 
 LUMINA = "huggingface.co/Alpha-VLLM/Lumina-mGPT-7B-"
@@ -128,6 +176,8 @@ CATALOGUE = {
     "llamagen-c2i-l-256": llamagen(16, 2),
     "llamagen-c2i-l-384": llamagen(24, 2),
     "llamagen-c2i-xl-384": llamagen(24, 3),
+    "llamagen-c2i-xxl-384": llamagen(24, 8),
+    "llamagen-c2i-3b-384": llamagen(24, 18),
     "llamagen-t2i-xl-256": llamagen(16, 6, captioned=True),
     "llamagen-t2i-xl-512": llamagen(32, 6, captioned=True),
 }

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import ChameleonConfig, ChameleonForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
 from pjd.decoder.grid import Grid
-from pjd.errors import ParameterError
+from pjd.errors import ParameterError, check_integer
 from pjd.models.catalogue import ANOLE_SAMPLING, LUMINA_SAMPLING
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read, require
@@ -27,6 +27,8 @@ from pjd.models.transformers_decoder import (
     code_head,
     exact_rotary,
     load_language,
+    read_config,
+    read_tokenizer,
 )
 
 BEGIN = "<s>"
@@ -41,6 +43,10 @@ NOT_IN_TRANSFORMERS = ("decoder.", "loss.")
 """Names of the VQGAN's parameters that transformers has no place for begin with these."""
 
 TOKENIZER = "tokenizer.json"
+
+UNIT, LARGEST = 32, 199
+"""Pixels that a token of Lumina-mGPT for a height or width counts by, and the most that one says:
+their names have three digits, from ``<reserved08801>`` on."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,16 @@ def lumina(width: int, height: int) -> Format:
 
     The model would write the start of the image and its size itself; here these three tokens are
     part of the prompt. The unconditional prompt consists of them only, at positions 0 to 2.
+
+    Raises:
+        ParameterError: for a size that no token says.
     """
-    size = (IMAGE, *(f"<reserved{8800 + pixels // 32:05d}>" for pixels in (height, width)))
+    for side, pixels in (("width", width), ("height", height)):
+        check_integer(side, pixels, UNIT, UNIT * LARGEST)
+        if pixels % UNIT:
+            allowed = f"must be a multiple of {UNIT}, such as {pixels // UNIT * UNIT}"
+            raise ParameterError(side, pixels, allowed)
+    size = (IMAGE, *(f"<reserved{8800 + pixels // UNIT:05d}>" for pixels in (height, width)))
     request = f"Generate an image of {width}x{height} according to the following prompt:\n"
     return Format(
         width=width,
@@ -180,7 +194,7 @@ def wrap(
     if end[-1:] == (IMAGE,) and all(other[-1:] == (IMAGE,) for other in ends):
         image_format = anole()
     elif end[:1] == (IMAGE,) and all(size) and not ends:
-        height, width = (32 * (int(name[1]) - 800) for name in size if name)
+        height, width = (UNIT * (int(name[1]) - 800) for name in size if name)
         image_format = lumina(width, height)
     else:
         allowed = f"must all end with {IMAGE}, or with it and the same height and width"
@@ -208,10 +222,18 @@ def connect(
     prompt: Callable[[str, bool], list[int]] | None,
     image_format: Format,
 ) -> DecoderModel:
-    """A decoder model from a transformer, a VQGAN, a format and a function that writes prompts."""
+    """A decoder model from a transformer, a VQGAN, a format and a function that writes prompts.
+
+    Raises:
+        ParameterError: if the format's size is not one of whole codes.
+    """
     language.model.set_attn_implementation("sdpa")
     vocabulary = language.config.vocabulary_map
     reduction = 2 ** (len(language.config.vq_config.channel_multiplier) - 1)
+    for side, pixels in (("width", image_format.width), ("height", image_format.height)):
+        if pixels < 1 or pixels % reduction:
+            allowed = f"must be a multiple of {reduction}, the pixels per side of one code"
+            raise ParameterError(side, pixels, allowed)
     vectors = vq.quantize.embedding.weight.detach()
     tokens = image_tokens(language, len(vectors))
     return DecoderModel(
@@ -253,13 +275,13 @@ def expand_norms(tensors: dict[str, Tensor], config: ChameleonConfig) -> dict[st
     return expanded
 
 
-def read_config(folder: Path) -> ChameleonConfig:
+def read_chameleon_config(folder: Path) -> ChameleonConfig:
     """The configuration of a checkpoint.
 
     Raises:
-        ValueError: if it has no vocabulary.
+        ValueError: if it is damaged, or has no vocabulary.
     """
-    config = ChameleonConfig.from_json_file(folder / "config.json")
+    config = read_config(ChameleonConfig, folder / "config.json")
     if config.vocabulary_map is None:
         raise ValueError(f"{folder / 'config.json'} has no vocabulary_map")
     return config
@@ -321,7 +343,7 @@ def convert(folder: Path, target: Path, vq: Path | None = None) -> None:
     if target.exists():
         raise ParameterError("target", str(target), "must be a new folder")
     require(folder.name, folder, "config.json")
-    config = read_config(folder)
+    config = read_chameleon_config(folder)
     with torch.device("meta"):
         language = ChameleonForConditionalGeneration(config)
     tensors = {name: t for name, t in read(folder).items() if not name.startswith(VQ)}
@@ -363,17 +385,12 @@ def load(
         own, shared = folder / TOKENIZER, folder.parent / "lumina-mgpt-7b-768" / TOKENIZER
         tokenizer = shared if shared.exists() and not own.exists() else own
     require(name, tokenizer.parent, tokenizer.name)
-    config = read_config(folder)
+    config = read_chameleon_config(folder)
+    text_tokens = read_tokenizer(tokenizer)
     decoder = load_vq(vq or folder, config)
     tensors = {key: value.to(dtype) for key, value in read(folder, device).items()}
     tensors = expand_norms(tensors, config)
     architecture = ChameleonForConditionalGeneration
     language = load_language(architecture, config, tensors, (VQ,), str(folder))
     exact_rotary(language.model)
-    words = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer))
-
-    def text_tokens(text: str) -> list[int]:
-        """Tokens of a text, without special tokens."""
-        return words(text, add_special_tokens=False)["input_ids"]
-
     return assemble(name, language, decoder, text_tokens, FORMATS[name])

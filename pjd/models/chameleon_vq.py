@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ChameleonVQVAEConfig
 
-from pjd.models.tokenizer import to_uint8
+from pjd.models.pixels import truncate
 
 UNUSED = ("encoder.", "quant_conv.", "loss.")
 """Names of parameters that are not needed begin with these: they read images, or train."""
@@ -161,4 +161,4 @@ class ChameleonVQ(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Images uint8 [batch, height, width, 3] of codes int64 [batch, R, C]."""
         vectors = self.quantize.embedding(ids).permute(0, 3, 1, 2)
-        return to_uint8(self.decoder(self.post_quant_conv(vectors)))
+        return truncate(self.decoder(self.post_quant_conv(vectors)))

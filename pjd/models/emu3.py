@@ -3,7 +3,6 @@
 An image of H x W pixels has H/8 rows of W/8 codes, and every row ends with a row-end token.
 """
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +11,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Emu3Config, Emu3ForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import Emu3Config, Emu3ForConditionalGeneration
 
 from pjd.decoder.grid import Grid
-from pjd.errors import ParameterError
+from pjd.errors import ParameterError, check_integer
 from pjd.models.catalogue import EMU3_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
+from pjd.models.files import read_json
 from pjd.models.transformers_decoder import (
     DecoderModel,
     Wrapped,
     code_head,
     exact_rotary,
     load_language,
+    read_config,
+    read_tokenizer,
 )
 
 SIDE = 90
@@ -62,13 +64,16 @@ class Pixels(nn.Module):
         """Hold the VQ model."""
         super().__init__()
         self.vq = vq
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
+        shift = [m / d for m, d in zip(mean, deviation, strict=True)]
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        self.register_buffer("scale", torch.tensor([1 / d for d in deviation]), persistent=False)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Images uint8 [batch, height, width, 3] of codes int64 [batch, R, C]."""
-        images = self.vq.decode(codes).permute(0, 2, 3, 1) * self.deviation + self.mean
-        return (255 * images).round().clamp(0, 255).to(torch.uint8)
+        images = self.vq.decode(codes).float().permute(0, 2, 3, 1)
+        # The official image processor's arithmetic, which rounds down.
+        images = (images + self.shift) / self.scale
+        return (255 * images).clamp(0, 255).to(torch.uint8)
 
 
 def assemble(
@@ -90,7 +95,12 @@ def assemble(
         columns: codes C per row.
         mean: see :class:`Pixels`; None: 0.5 for each channel.
         deviation: see :class:`Pixels`; None: 0.5 for each channel.
+
+    Raises:
+        ParameterError: if there are no rows or no columns, which no image has.
     """
+    check_integer("rows", rows, 1)
+    check_integer("columns", columns, 1)
     inner = language.model
     inner.text_model.set_attn_implementation("sdpa")
     vectors = inner.vqmodel.quantize.embedding.weight.detach()
@@ -124,7 +134,8 @@ def wrap(
             prompt, as in transformers.
 
     Raises:
-        ParameterError: if the prompts do not end with the beginning of an image, or differ in it.
+        ParameterError: if the prompts do not end with the beginning of an image, differ in it, or
+            ask for an image without rows or columns.
     """
     vocabulary = language.config.vocabulary_map
     names = {token: name for name, token in vocabulary.items()}
@@ -138,6 +149,23 @@ def wrap(
     model = assemble(name, language, None, int(size[1]), int(size[2]))
     closing = [*(vocabulary[end] for end in IMAGE_END), language.config.text_config.eos_token_id]
     return Wrapped(model, prompts, negative or [tokens[-1:] for tokens in prompts], closing)
+
+
+def channels(path: Path) -> list[list[float]]:
+    """Mean and deviation of pixels, three numbers each, in a ``preprocessor_config.json``.
+
+    Raises:
+        ValueError: if the file is damaged, or has none.
+    """
+    preprocessor = read_json(path)
+    found: list[list[float]] = []
+    for key in ("image_mean", "image_std"):
+        numbers = preprocessor.get(key)
+        three = isinstance(numbers, list) and len(numbers) == 3
+        if not three or not all(isinstance(number, int | float) for number in numbers or []):
+            raise ValueError(f"{path}: {key} = {numbers!r}: must be three numbers")
+        found.append(list(numbers or []))
+    return found
 
 
 def renamed(name: str) -> str:
@@ -167,24 +195,23 @@ def load(
             missing, unexpected or of another shape.
     """
     require(name, folder, "config.json", "preprocessor_config.json", "tokenizer.json")
-    config = Emu3Config.from_json_file(folder / "config.json")
+    config = read_config(Emu3Config, folder / "config.json")
     needed = {BEGIN, IMAGE, START, ROW_END}
     missing = sorted(needed - (config.vocabulary_map or {}).keys())
     if missing:
         raise ValueError(f"{folder / 'config.json'}: vocabulary_map has no {', '.join(missing)}")
-    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
+    mean, deviation = channels(folder / "preprocessor_config.json")
+    text_tokens = read_tokenizer(folder / "tokenizer.json")
     tensors = {renamed(key): value for key, value in read(folder, device).items()}
     tensors = cast(tensors, dtype, exact="model.vqmodel.")
     architecture = Emu3ForConditionalGeneration
     language = load_language(architecture, config, tensors, UNUSED, str(folder))
     exact_rotary(language.model.text_model)
-    words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
     def prompt(text: str, conditional: bool) -> list[int]:
         """Tokens before the first code; the unconditional prompt is the negative one."""
         caption = text + POSITIVE if conditional else NEGATIVE
         written = f"{BEGIN}{caption}{IMAGE}{SIDE}*{SIDE}{START}"
-        return words(written, add_special_tokens=False)["input_ids"]
+        return text_tokens(written)
 
-    mean, deviation = preprocessor["image_mean"], preprocessor["image_std"]
     return assemble(name, language, prompt, SIDE, SIDE, mean, deviation)

@@ -3,7 +3,6 @@
 Codes have an embedding table, an aligner and an output head of their own, which text does not use.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError
 from pjd.models.catalogue import JANUS_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
-from pjd.models.tokenizer import to_uint8
-from pjd.models.transformers_decoder import DecoderModel, Wrapped, exact_rotary, load_language
+from pjd.models.files import read_json
+from pjd.models.pixels import truncate
+from pjd.models.transformers_decoder import (
+    DecoderModel,
+    Wrapped,
+    exact_rotary,
+    load_language,
+    read_config,
+    read_tokenizer,
+)
 
 UNUSED = (
     "model.vision_model.",
@@ -53,7 +60,7 @@ class Pixels(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Images uint8 [batch, height, width, 3] of codes int64 [batch, R, C]."""
-        return to_uint8(self.vq.decode(codes.flatten(1)))
+        return truncate(self.vq.decode(codes.flatten(1)))
 
 
 def assemble(
@@ -91,6 +98,23 @@ def unconditional(tokens: list[int], pad: int) -> list[int]:
     return [tokens[0], *[pad] * (len(tokens) - 2), tokens[-1]]
 
 
+def token_id(settings: dict[str, Any], source: str, *keys: str) -> int:
+    """The token that ``settings`` have below ``keys``.
+
+    Raises:
+        ValueError: naming ``source`` and what it has instead.
+    """
+    value: Any = settings
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise ValueError(f"{source} has no {key}")
+        value = value[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        advice = "must be the number of a token, as in the official file"
+        raise ValueError(f"{source}: {keys[-1]} = {value!r}: {advice}")
+    return value
+
+
 def wrap(
     language: JanusForConditionalGeneration,
     prompts: list[list[int]],
@@ -108,15 +132,17 @@ def wrap(
 
     Raises:
         ParameterError: if a prompt does not end with the token that begins an image.
+        ValueError: if ``generation_config`` lacks a token.
     """
     settings = language.generation_config
-    begin = (settings.generation_kwargs or {}).get("boi_token_id")
+    begin = token_id(settings.to_dict(), "generation_config", "generation_kwargs", "boi_token_id")
     for tokens in prompts:
         if tokens[-1] != begin:
             allowed = f"must end with {begin}, generation_config's boi_token_id"
             raise ParameterError("input_ids", tokens[-1], allowed)
     if negative is None:
-        negative = [unconditional(tokens, settings.pad_token_id) for tokens in prompts]
+        pad = token_id(settings.to_dict(), "generation_config", "pad_token_id")
+        negative = [unconditional(tokens, pad) for tokens in prompts]
     name = language.config.name_or_path or "janus"
     guidance = settings.guidance_scale or SAMPLING["guidance"]
     return Wrapped(assemble(name, language, None), prompts, negative, guidance=guidance)
@@ -139,28 +165,26 @@ def load(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: for a damaged file, or a tensor that is missing, unexpected or of another
-            shape.
+        ValueError: for a damaged file, a token that ``generation_config.json`` lacks, or a tensor
+            that is missing, unexpected or of another shape.
     """
     require(name, folder, "config.json", "generation_config.json", "tokenizer.json")
-    config = JanusConfig.from_json_file(folder / "config.json")
-    settings = json.loads((folder / "generation_config.json").read_text())
-    try:
-        begin, pad = settings["bos_token_id"], settings["pad_token_id"]
-        image = settings["generation_kwargs"]["boi_token_id"]
-    except KeyError as error:
-        where = folder / "generation_config.json"
-        raise ValueError(f"model {name}: {where} has no {error.args[0]}") from error
+    config = read_config(JanusConfig, folder / "config.json")
+    path = folder / "generation_config.json"
+    settings, source = read_json(path), f"model {name}: {path}"
+    begin = token_id(settings, source, "bos_token_id")
+    pad = token_id(settings, source, "pad_token_id")
+    image = token_id(settings, source, "generation_kwargs", "boi_token_id")
+    text_tokens = read_tokenizer(folder / "tokenizer.json")
     tensors = cast(read(folder, device), dtype, exact="model.vqmodel.")
     architecture = JanusForConditionalGeneration
     language = load_language(architecture, config, tensors, UNUSED, str(folder))
     exact_rotary(language.model.language_model)
-    words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
     def prompt(text: str, conditional: bool) -> list[int]:
         """Tokens before the first code: the text, written as a conversation."""
-        conversation = f"<|User|>: {text}\n\n<|Assistant|>:"
-        tokens = [begin, *words(conversation, add_special_tokens=False)["input_ids"], image]
+        conversation = f"<|User|>: {text.strip()}\n\n<|Assistant|>:"
+        tokens = [begin, *text_tokens(conversation), image]
         return tokens if conditional else unconditional(tokens, pad)
 
     return assemble(name, language, prompt)

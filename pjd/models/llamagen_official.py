@@ -1,5 +1,6 @@
 """LlamaGen (arXiv 2406.06525) from official checkpoints: images of a class, or of a caption."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,15 @@ from torch import Tensor, nn
 
 from pjd.decoder.model import Prompt
 from pjd.errors import ParameterError
-from pjd.models.catalogue import LLAMAGEN_CAPTION_SAMPLING, LLAMAGEN_CLASS_SAMPLING
-from pjd.models.checkpoint import fit, read
+from pjd.models.catalogue import (
+    FILES,
+    LLAMAGEN_CAPTION_SAMPLING,
+    LLAMAGEN_CLASS_SAMPLING,
+    matching,
+)
+from pjd.models.checkpoint import damaged, fit, read
+from pjd.models.clean_caption import clean
+from pjd.models.files import check_file
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig, LlamaGenModel, rotary_table
 from pjd.models.llamagen_vq import MULTIPLIERS, UNUSED, LlamaGenVQ
 
@@ -20,6 +28,9 @@ CLASSES = 1000
 
 CAPTION, FEATURES = 120, 2048
 """Positions of a caption, and features per position, as flan-t5-xl computes them."""
+
+REDUCTION = 16
+"""Pixels per side of a code of all official checkpoints, which VQ-16 decodes."""
 
 Encoder = Callable[[list[str]], tuple[Tensor, Tensor]]
 """From captions to features [batch, 120, 2048] and their mask bool [batch, 120], right-aligned."""
@@ -63,6 +74,8 @@ FORMATS = {
     "llamagen-c2i-l-256": Format(1024, 24, 16, 16),
     "llamagen-c2i-l-384": Format(1024, 24, 16, 24),
     "llamagen-c2i-xl-384": Format(1280, 36, 20, 24),
+    "llamagen-c2i-xxl-384": Format(1536, 48, 24, 24),
+    "llamagen-c2i-3b-384": Format(3200, 24, 32, 24),
     "llamagen-t2i-xl-256": Format(1280, 36, 20, 16, captioned=True),
     "llamagen-t2i-xl-512": Format(1280, 36, 20, 32, captioned=True),
 }
@@ -152,8 +165,14 @@ def load_transformer(
         source: how an error names the checkpoint.
 
     Raises:
-        ValueError: naming every tensor that is missing, unexpected or of another shape.
+        ValueError: naming every tensor that is missing, unexpected or of another shape; or if the
+            rotary table, which older files have, is that of another grid.
     """
+    rotary = rotary_table(config)
+    found = tensors.get("freqs_cis", rotary).shape
+    if found != rotary.shape:
+        grid = f"a grid of {config.grid}x{config.grid} codes"
+        raise ValueError(f"{source}: freqs_cis is {[*found]}, not {[*rotary.shape]} of {grid}")
     with torch.device("meta"):
         transformer = LlamaGen(config)
         if not captioned:
@@ -161,7 +180,7 @@ def load_transformer(
     # Older files have the rotary table, which we compute.
     fit(transformer, {k: v for k, v in tensors.items() if k != "freqs_cis"}, source)
     # In single precision, whatever the dtype of the weights.
-    transformer.rotary = rotary_table(config).to(transformer.output.weight.device)
+    transformer.rotary = rotary.to(transformer.output.weight.device)
     return transformer
 
 
@@ -189,8 +208,7 @@ def load_vq(tensors: dict[str, Tensor], source: str) -> LlamaGenVQ:
 def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
     """The text encoder flan-t5-xl.
 
-    It makes captions lower case and strips space at their ends. The official code also removes
-    web addresses and markup, which captions rarely have.
+    It cleans captions as the official code does, see :func:`pjd.models.clean_caption.clean`.
 
     Args:
         folder: of the encoder, with its tokenizer.
@@ -199,17 +217,21 @@ def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: naming every tensor that is missing or of another shape.
+        ValueError: for a damaged file; or naming every tensor that is missing or of another shape.
     """
     from transformers import AutoTokenizer, T5EncoderModel
 
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: captions need google/flan-t5-xl")
+    for names in FILES["flan-t5-xl"]:
+        for file in matching(folder, names):
+            check_file(file)
     local = {"local_files_only": True, "trust_remote_code": False}
-    words = AutoTokenizer.from_pretrained(folder, **local)
     # transformers only warns of weights that do not fit, and makes them random: we refuse them.
     strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    encoder, report = T5EncoderModel.from_pretrained(folder, dtype=dtype, **local, **strict)
+    with damaged(folder, "is no text encoder"):
+        words = AutoTokenizer.from_pretrained(folder, **local)
+        encoder, report = T5EncoderModel.from_pretrained(folder, dtype=dtype, **local, **strict)
     wrong = [f"missing {name}" for name in sorted(report["missing_keys"])]
     wrong += [
         f"{name} is {list(shape)}, not {list(expected)}"
@@ -223,7 +245,7 @@ def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
     def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
         """Features of captions and their mask, right-aligned."""
         found = words(
-            [caption.lower().strip() for caption in captions],
+            [clean(caption) for caption in captions],
             max_length=CAPTION,
             padding="max_length",
             truncation=True,
@@ -243,6 +265,27 @@ def align(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return moved * mask[..., None], mask
 
 
+def check_names(name: str, weights: Path, vq: Path) -> None:
+    """Compare official file names with the model, which tensors do not always tell.
+
+    Args:
+        name: of the model.
+        weights: the transformer's file, such as ``c2i_B_256.pt``.
+        vq: the VQ tokenizer's file, such as ``vq_ds16_c2i.pt``.
+
+    Raises:
+        ValueError: naming the model that a file is of.
+    """
+    told = re.fullmatch(r"([ct]2i)_([A-Z0-9]+)_(?:stage\d_)?(\d+)", weights.stem)
+    if told and (model := "llamagen-" + "-".join(told.groups()).lower()) != name:
+        raise ValueError(
+            f"model {name}: {weights} is of {model}: put it into a folder of that name"
+        )
+    told = re.fullmatch(r"vq_ds\d+_([ct]2i)", vq.stem)
+    if told and told[1] not in name:
+        raise ValueError(f"model {name}: {vq} is of models whose names have {told[1]}")
+
+
 def load(
     name: str,
     folder: Path,
@@ -255,8 +298,9 @@ def load(
 
     Args:
         name: a key of :data:`FORMATS`.
-        folder: with one file of the transformer, ``.pt`` or converted to safetensors, and that of
-            the VQ tokenizer if ``vq`` is None.
+        folder: with one file of the transformer under its official name, ``.pt`` or converted to
+            safetensors (if it has both, the latter is read), and that of the VQ tokenizer if
+            ``vq`` is None.
         vq: the VQ tokenizer's file; None: the one in ``folder`` that begins with "vq".
         text: folder of flan-t5-xl, for a model that takes captions.
         device: where the model goes.
@@ -264,21 +308,24 @@ def load(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: for an unknown name, a damaged file, or a tensor that is missing, unexpected or
-            of another shape.
+        ValueError: for an unknown name, a damaged file, a file of another model, or a tensor that
+            is missing, unexpected or of another shape.
     """
     if name not in FORMATS:
         raise ValueError(f"model = {name!r}: must be one of {', '.join(FORMATS)}")
     image_format = FORMATS[name]
-    files = sorted(file for file in folder.glob("*") if file.suffix in (".pt", ".safetensors"))
-    vq_file = vq or next((file for file in files if file.name.startswith("vq")), folder / "vq.pt")
-    weights = [file for file in files if not file.name.startswith("vq")]
+    vq_file = vq or next(iter(matching(folder, "vq*.safetensors or vq*.pt")), folder / "vq.pt")
+    weights = matching(folder, FILES["llamagen_official"][0])
     if len(weights) != 1:
         found = ", ".join(file.name for file in weights) or "none"
         raise FileNotFoundError(
             f"model {name}: {folder} must hold one file of weights; found {found}"
         )
+    check_names(name, weights[0], vq_file)
     decoder = load_vq(read(vq_file, device), str(vq_file))
+    if decoder.reduction != REDUCTION:
+        pixels = f"{decoder.reduction} pixels per side of a code, {name} has {REDUCTION}"
+        raise ValueError(f"model {name}: {vq_file} has {pixels}")
     captions = None
     if image_format.captioned:
         captions = t5(text or folder / "flan-t5-xl", device, dtype)

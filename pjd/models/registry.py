@@ -1,7 +1,5 @@
 """The models by name: where their weights are, their defaults, and how to load them."""
 
-import hashlib
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import configure
 from pjd.errors import ParameterError, check_choice
-from pjd.models.catalogue import CATALOGUE, Checkpoint
+from pjd.models.catalogue import CATALOGUE, Checkpoint, converted
+from pjd.models.files import check_file, faults, identity, read_json
 from pjd.paths import WEIGHTS
 
 if TYPE_CHECKING:
@@ -23,9 +22,18 @@ DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+EMBEDDED_FILES = ("model.json", "model.safetensors")
+"""Files of an embedded model."""
+
+
 def embedded_in(folder: Path) -> bool:
     """Whether ``folder`` has an embedded model, or one that was trained in the same way."""
-    return all((folder / file).exists() for file in ("model.json", "model.safetensors"))
+    return all((folder / file).exists() for file in EMBEDDED_FILES)
+
+
+def embedded_files(folder: Path) -> list[Path]:
+    """The files of the embedded model in ``folder``, as far as they are there."""
+    return [folder / file for file in EMBEDDED_FILES if (folder / file).exists()]
 
 
 def available() -> list[str]:
@@ -69,19 +77,6 @@ def resolve(name: str) -> Path:
     return folder
 
 
-def weights_digest(folder: Path) -> str:
-    """SHA-256 of the names, the sizes, and the first and last MiB of a model's files."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(folder).as_posix()} {size}".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(2**20))
-            opened.seek(max(0, size - 2**20))
-            digest.update(opened.read())
-    return digest.hexdigest()
-
-
 def adapter(name: str) -> str:
     """The module of ``pjd.models`` that loads the model ``name``."""
     checkpoint = official(name)
@@ -109,14 +104,53 @@ def default_sampling(name: str) -> dict[str, float | int]:
 
     Raises:
         ParameterError: if there is no such model.
+        ValueError: if its description is damaged.
     """
     checkpoint = official(name)
     if checkpoint is not None:
         return checkpoint.sampling
-    sampling: dict[str, float | int] = json.loads((resolve(name) / "model.json").read_text())[
-        "sampling"
-    ]
+    return embedded_sampling(resolve(name))
+
+
+def embedded_sampling(folder: Path) -> dict[str, float | int]:
+    """The defaults that the embedded model in ``folder`` has in its ``model.json``.
+
+    Raises:
+        ValueError: if the file is damaged, or has none.
+    """
+    sampling = read_json(folder / "model.json").get("sampling")
+    if not isinstance(sampling, dict):
+        raise ValueError(f"{folder / 'model.json'} has no sampling: run `dvc pull`")
     return sampling
+
+
+def default_dtype(name: str) -> str:
+    """The dtype in which a model computes unless another is asked for; see :func:`resolve`."""
+    return "bfloat16" if official(name) else "float32"
+
+
+def weights_of(name: str) -> str:
+    """A digest of the files that loading a model reads, before it is loaded.
+
+    See :func:`pjd.models.files.identity` for what it covers.
+
+    Args:
+        name: see :func:`resolve`.
+
+    Raises:
+        ParameterError: if there is no such model.
+        ValueError: naming each file that is damaged, or no more than a pointer, and what to do.
+    """
+    folder, checkpoint = resolve(name), official(name)
+    if checkpoint is None:
+        files = embedded_files(folder)
+        wrong = faults(files)
+    else:
+        files = checkpoint.files(folder)
+        wrong = checkpoint.faults(folder)
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return identity(files)
 
 
 def check_dtype(dtype: str | None) -> None:
@@ -164,21 +198,26 @@ def load(
     Raises:
         ParameterError: for an unknown name or dtype, or missing weights.
         FileNotFoundError: if an official checkpoint lacks a file.
-        ValueError: if a tensor is missing, unexpected or of another shape.
+        ValueError: if a file is damaged or of another model, or a tensor is missing, unexpected or
+            of another shape.
     """
     folder = resolve(name)
     checkpoint = official(name)
     check_dtype(dtype)
     import torch
 
+    arithmetic = getattr(torch, dtype or default_dtype(name))
     if checkpoint is None:
         from pjd.models import emoji
 
-        model = emoji.load(folder.name, folder).to(device, getattr(torch, dtype or "float32"))
+        for file in embedded_files(folder):
+            check_file(file)
+        model = emoji.load(folder.name, folder).to(device, arithmetic)
     else:
         beside = {part: folder.parent / path for part, path in checkpoint.beside.items()}
+        # What `pjd convert` wrote beside a torch file is read in its place, as in the folder.
+        beside = {p: converted(f) if converted(f).is_file() else f for p, f in beside.items()}
         family = import_module(f"pjd.models.{adapter(name)}")
-        arithmetic = getattr(torch, dtype or "bfloat16")
         model = family.load(folder.name, folder, **beside, device=device, dtype=arithmetic)
     return compile_forward(model) if compiled else model
 

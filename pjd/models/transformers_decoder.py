@@ -6,18 +6,44 @@ which together say everything that it would otherwise infer from the order of it
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PretrainedConfig, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from pjd.decoder.cache import SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
-from pjd.models.checkpoint import fit
+from pjd.models.checkpoint import damaged, fit
+from pjd.models.files import check_file
 
 Language = TypeVar("Language", bound=PreTrainedModel)
+Config = TypeVar("Config", bound=PretrainedConfig)
+
+
+def read_config(kind: type[Config], path: Path) -> Config:
+    """The configuration of a checkpoint, from its ``config.json``.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or is not of this kind.
+    """
+    check_file(path)
+    with damaged(path, f"is no {kind.__name__}"):
+        return kind.from_json_file(path)
+
+
+def read_tokenizer(path: Path) -> Callable[[str], list[int]]:
+    """From texts to their tokens, without special tokens at either end, by a ``tokenizer.json``.
+
+    Raises:
+        ValueError: naming the file, if it is damaged.
+    """
+    check_file(path)
+    with damaged(path, "is no tokenizer"):
+        words = PreTrainedTokenizerFast(tokenizer_file=str(path))
+    return lambda text: words(text, add_special_tokens=False)["input_ids"]
 
 
 class DecoderCache(Cache):
@@ -124,7 +150,8 @@ class DecoderModel:
             the embedding that prompts use.
 
     Raises:
-        ValueError: if the backbone has another kind of attention.
+        ValueError: if the backbone has another kind of attention, or if there are not as many
+            vectors as codes.
     """
 
     def __init__(
@@ -147,6 +174,8 @@ class DecoderModel:
             raise ValueError(f"{name}: attention is {config._attn_implementation}, must be sdpa")
         if getattr(config, "sliding_window", None) is not None:
             raise ValueError(f"{name}: sliding_window is {config.sliding_window}, must be None")
+        if len(tokens) != len(codebook):
+            raise ValueError(f"{name}: {len(tokens)} codes have tokens, {len(codebook)} a vector")
         self.name = name
         self.grid = grid
         self.vocabulary = len(tokens)

@@ -45,9 +45,10 @@ def prepare(name: str) -> None:
 
     Raises:
         ParameterError: if the setting has a key that no setting has, or its prompts are no prompts.
-        FileNotFoundError: if there is no file of prompts, or no such model on disk.
+        FileNotFoundError: if there is no file of prompts.
+        ValueError: if a file of the model is damaged.
     """
-    from pjd.models.registry import adapter, resolve, weights_digest
+    from pjd.models.registry import adapter, weights_of
 
     values = dict(parameters()["settings"][name])
     table = read(values.pop("prompts"), values.pop("images"))
@@ -61,7 +62,7 @@ def prepare(name: str) -> None:
         table.to_parquet(partial / "prompts.parquet", index=False)
         content = {"model": model, "sampling": values, "pictures": pictures}
         code = fingerprints(imported_beside(ROOT / "pjd" / "models" / f"{adapter(model)}.py"))
-        content |= {"adapter": code, "weights": weights_digest(resolve(model))}
+        content |= {"adapter": code, "weights": weights_of(model)}
         write_json(partial / "setting.json", content)
 
 
@@ -136,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", help="key of settings in params.yaml")
     try:
         prepare(parser.parse_args(arguments).name)
-    except (ParameterError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"pjd: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,0 +1,14 @@
+"""From a decoder's pixels to bytes, as the official code of each model has it."""
+
+import torch
+from torch import Tensor
+
+
+def truncate(images: Tensor) -> Tensor:
+    """Bytes [batch, H, W, 3] of images [batch, 3, H, W] in about [-1, 1], rounded down.
+
+    So do the official scripts of Lumina-mGPT, Anole and Janus. Those of LlamaGen round to the
+    nearest, as :func:`pjd.models.tokenizer.to_uint8` does.
+    """
+    images = images.float().permute(0, 2, 3, 1).clamp(-1, 1)
+    return ((images + 1) / 2 * 255).to(torch.uint8)
