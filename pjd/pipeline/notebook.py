@@ -3,13 +3,12 @@
 import argparse
 import os
 import sys
-from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pjd.errors import shown
 from pjd.paths import ROOT
+from pjd.pipeline.params import read_yaml
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 """For the kernel: by default glibc returns the memory of every large tensor to the system and gets
@@ -18,6 +17,9 @@ it back page by page for the next one, which took a third of the time of decodin
 QUIET = ["--log-level=CRITICAL"]
 """For the kernel: in every run it warns about its transport, and logs its own shutdown as an error.
 This hides nothing that a cell prints or raises."""
+
+
+MAPPING = "must be a mapping in YAML, such as '{name: value}'"
 
 
 class NotebookError(RuntimeError):
@@ -36,7 +38,8 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
         parameters: values for its cell tagged ``parameters``.
 
     Raises:
-        NotebookError: for an unknown parameter, a missing notebook or a failing cell.
+        NotebookError: for an unknown parameter, a missing notebook, a file that is none, or a
+            failing cell.
     """
     # jsonschema imports this package, which takes 1.5 to 2 seconds, to check web addresses. Without
     # it, it skips that check, which no notebook needs.
@@ -48,7 +51,11 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
 
     if not path.exists():
         raise NotebookError(f"there is no notebook {path}")
-    known = set(papermill.inspect_notebook(str(path)))
+    try:
+        known = set(papermill.inspect_notebook(str(path)))
+    # A file that is no notebook fails in whatever way its content has it.
+    except Exception as error:
+        raise NotebookError(f"{path} is no notebook ({one_line(error)})") from error
     unknown = sorted(set(parameters) - known)
     if unknown:
         raise NotebookError(
@@ -78,13 +85,49 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     except PapermillExecutionError as error:
         failure = NotebookError(
             f"{path.name} failed in cell {error.exec_count} with {parameters}: "
-            f"{error.ename}: {error.evalue} (see {html})"
+            f"{error.ename}: {one_line(error.evalue)} (see {html})"
         )
     page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-    html.write_text(page)
+    html.write_text(page, encoding="utf-8")
     executed.unlink()
     if failure is not None:
         raise failure
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks."""
+    return " ".join(str(message).split())
+
+
+def value_of(text: str) -> Any:
+    """A word of the command line as a value: a number, true, false, null, or else a text."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return {"true": True, "false": False, "null": None}.get(text, text)
+
+
+def read_parameters(texts: list[str]) -> dict[str, Any]:
+    """Parameters of a notebook from mappings in YAML; a later mapping overrides earlier ones.
+
+    Raises:
+        NotebookError: for a text that is no mapping from names to values.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        try:
+            mapping = read_yaml(text, "it")
+        except ValueError as error:
+            advice = f"; a text with a comma, a quote or a # needs double quotes ({error})"
+            raise NotebookError(f"parameters {shown(text)}: {MAPPING}{advice}") from error
+        if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping):
+            raise NotebookError(f"parameters {shown(text)}: {MAPPING}")
+        found |= mapping
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,8 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        mappings = [yaml.safe_load(text) for text in options.parameters]
-        run(options.notebook, options.html, dict(ChainMap(*reversed(mappings))))
+        run(options.notebook, options.html, read_parameters(options.parameters))
     except NotebookError as error:
         print(f"pjd: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,7 @@
 """params.yaml, which says what the pipeline runs, and profiles that override parts of it."""
 
+import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,53 @@ import yaml
 from pjd.paths import ROOT
 
 
+class Loader(yaml.SafeLoader):
+    """Reads YAML as DVC does: 5e-05 is a number, and no key stands twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping at ``node``.
+
+        Raises:
+            yaml.constructor.ConstructorError: if a key stands there twice, or is no key.
+        """
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1:
+                problem = f"{key.value} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, value.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML takes a number with an exponent for a text unless it has a point, and the exponent a sign.
+EXPONENT = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """What a YAML text says.
+
+    Args:
+        text: YAML.
+        source: how an error names it.
+
+    Raises:
+        ValueError: if it is no YAML, in one line with the place.
+    """
+    try:
+        return yaml.load(text, Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise ValueError(f"{source}{place}: {error.problem or 'no YAML'}") from error
+    # PyYAML has no error of its own for letters that no YAML has, dates that no calendar has, ...
+    except Exception as error:
+        raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from error
+
+
 def parameters() -> dict[str, Any]:
     """The pipeline's parameters, params.yaml."""
-    return yaml.safe_load((ROOT / "params.yaml").read_text())
+    path = ROOT / "params.yaml"
+    return read_yaml(path.read_text(encoding="utf-8"), path.name)
 
 
 def lay_over(profile: Path, parameters: Path) -> list[str]:
@@ -21,16 +67,18 @@ def lay_over(profile: Path, parameters: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such profile.
-        ValueError: if it has a key that ``parameters`` lacks.
+        ValueError: if it has a key that ``parameters`` lacks, or is no mapping.
     """
     from dvc.utils.serialize import modify_yaml
 
     if not profile.exists():
         known = ", ".join(sorted(path.stem for path in profile.parent.glob("*.yaml")))
         raise FileNotFoundError(f"no profile {profile.stem}: there are {known}")
-    values = yaml.safe_load(profile.read_text())
+    values = read_yaml(profile.read_text(encoding="utf-8"), profile.name)
+    if not isinstance(values, dict):
+        raise ValueError(f"{profile}: must be a mapping, such as 'images: 8'")
     with modify_yaml(parameters) as present:
-        unknown = sorted(set(values) - set(present))
+        unknown = sorted(map(str, set(values) - set(present)))
         if unknown:
             raise ValueError(f"{profile}: {parameters.name} has no {', '.join(unknown)}")
         present.update(values)

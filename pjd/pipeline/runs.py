@@ -2,8 +2,10 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,49 @@ import torch
 from pjd.api import Result
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
+from pjd.errors import ParameterError, check_choice, check_integer, check_text
+from pjd.models.registry import DEVICES, check_dtype, choose_device, resolve
 from pjd.paths import ROOT, RUNS, TIMINGS
 from pjd.pipeline.files import folder, write_json
+
+RUN = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99})*", re.ASCII)
+"""A name of a run: folders, so that it stays below ``runs/`` and can be written anywhere."""
+
+
+def run_folder(run: object) -> Path:
+    """The folder of a run.
+
+    Raises:
+        ParameterError: if its name is no text, or would lead out of ``runs/``.
+    """
+    if not isinstance(run, str) or not RUN.fullmatch(run):
+        allowed = "must be folders below runs/, of letters, digits, _ . and -, such as main/pjd-4"
+        raise ParameterError("run", run, allowed)
+    return RUNS / run
+
+
+def set_threads(threads: int) -> None:
+    """Compute with as many threads of the CPU.
+
+    Raises:
+        ParameterError: if it is not an integer from 1 to 1024.
+    """
+    check_integer("threads", threads, 1, 1024)
+    torch.set_num_threads(threads)
+
+
+def check_machine(model: str, batch_size: int, device: str, dtype: str | None) -> None:
+    """Check what a notebook computes with, before it loads a model.
+
+    Raises:
+        ParameterError: naming the parameter, its value and what is allowed.
+    """
+    check_text("model", model)
+    check_integer("batch_size", batch_size, 1)
+    check_dtype(dtype)
+    check_choice("device", device, DEVICES)
+    choose_device(device)
+    resolve(model)
 
 
 def stamp(config: DecodeConfig | None = None, **extra: Any) -> dict[str, Any]:
@@ -44,10 +87,13 @@ def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> No
     Wall-clock, which differs between equal runs, goes to ``timings/``.
 
     Args:
-        run: its name, a folder below ``runs/``.
+        run: its name, see :func:`run_folder`.
         result: from :func:`pjd.generate`.
         table: prompts and their groups, one row per image.
         model: the model that decoded it.
+
+    Raises:
+        ParameterError: see :func:`run_folder`.
     """
     grid = model.grid
     # The raster layout has positions for forced row-end tokens too.
@@ -55,7 +101,7 @@ def save(run: str, result: Result, table: pd.DataFrame, model: ImageModel) -> No
         part.unflatten(1, (grid.rows, -1))[..., : grid.columns].flatten(1)
         for part in result.trace.tested
     )
-    with folder(RUNS / run / "decode") as partial:
+    with folder(run_folder(run) / "decode") as partial:
         images = table.assign(
             steps=result.steps.numpy(),
             fed=result.trace.fed.long().sum(0).numpy(),
