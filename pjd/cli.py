@@ -1,5 +1,6 @@
 """The command line. Heavy imports wait until a command needs them."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from pjd.console import (
     progress_bar,
 )
 from pjd.decoder.config import DecodeConfig
+from pjd.decoder.methods import PRESETS, combine
 from pjd.errors import ParameterError, check_choice, check_integer
 
 app = typer.Typer(
@@ -34,7 +36,9 @@ Model = Annotated[
     str, typer.Option(help="A name in `pjd models`, or a folder; an official model's has its name.")
 ]
 Images = Annotated[int, typer.Option(help="Images per caption.")]
-Seed = Annotated[int, typer.Option(help="Seed of the first image; image i has this plus i.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of the first image, 0 if not given; image i has it plus i.")
+]
 Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance, 1 = off.")]
 Temperature = Annotated[float | None, typer.Option(help="Temperature, 0 = greedy.")]
 TopK = Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens, 0 = all.")]
@@ -112,7 +116,7 @@ def generate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     choices: Choices = None,
     batch_size: BatchSize = None,
     workers: Annotated[int, typer.Option(help="Processes; more than one needs Ray.")] = 1,
@@ -125,19 +129,12 @@ def generate(
     from pjd.models.registry import choose_device, configure_for, resolve
 
     name = resolve(model).name if model == "emoji" else model
-    options = {
-        **dict(map(parse_option, choices or [])),
-        "context": context,
-        "window": window,
-        "rows": rows,
-        "guidance": guidance,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-    }
+    flags = {"context": context, "window": window, "rows": rows, "seed": seed, "top_k": top_k}
+    drawn = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
+    options = combine(flags, drawn, *map(parse_option, choices or []))
     # Wrong options fail here, before torch is imported and a model is loaded.
-    config = configure_for(name, method, **options, seed=seed)
-    check_integer("images", images, 1)
+    config = configure_for(name, method, **options)
+    check_integer("images", images, 1, 1_000_000)
     check_integer("workers", workers, 1)
     batch_size, captions = check_common(name, prompts, file, batch_size, device, dtype)
     if workers == 1 or device is None:
@@ -168,7 +165,7 @@ def compare(
     context: Context = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     batch_size: BatchSize = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -176,7 +173,6 @@ def compare(
     output: Output = Path("out"),
 ) -> None:
     """Decode the same captions and seeds by several methods; show a table, write comparison.png."""
-    from pjd.decoder.methods import PRESETS
     from pjd.models.registry import choose_device, configure_for, load
 
     configs = {}
@@ -208,7 +204,7 @@ def compare(
     )
     output.mkdir(parents=True, exist_ok=True)
     figure.savefig(output / "comparison.png", dpi=150)
-    title = f"{loaded.name}, {len(captions)} images, seed {seed}, {device}"
+    title = f"{loaded.name}, {len(captions)} images, seed {seed or 0}, {device}"
     Console().print(comparison_table(results, title, loaded.grid.length))
     typer.echo(output / "comparison.png")
 
@@ -283,6 +279,10 @@ def verify(
 
 def main() -> None:
     """Run the command line; an error that a user can fix is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a caption must not lose the images after it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (ParameterError, FileNotFoundError) as error:

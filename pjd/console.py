@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pjd.errors import ParameterError, check_integer
+from pjd.errors import ParameterError, check_integer, check_prompts
 from pjd.paths import WEIGHTS
 
 if TYPE_CHECKING:
@@ -20,16 +19,18 @@ if TYPE_CHECKING:
     from pjd.api import Result
 
 
-def parse_option(text: str) -> tuple[str, Any]:
-    """Name and typed value of a ``name=value``.
+def parse_option(text: str) -> dict[str, Any]:
+    """The option of a decoder that a ``name=value`` gives, by its name.
 
     Raises:
         ParameterError: if there is no such pair.
     """
+    from pjd.pipeline.notebook import value_of
+
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ParameterError("--set", text, "must be name=value, such as stand_in=above")
-    return name.replace("-", "_"), yaml.safe_load(value)
+    return {name.replace("-", "_"): value_of(value)}
 
 
 def read_captions(prompts: list[str] | None, file: Path | None) -> list[str]:
@@ -37,6 +38,7 @@ def read_captions(prompts: list[str] | None, file: Path | None) -> list[str]:
 
     Raises:
         ParameterError: if there are none, or naming one that is blank or not UTF-8.
+        FileNotFoundError: if there is no such file.
     """
     listed = list(prompts or [])
     if file is not None:
@@ -45,13 +47,7 @@ def read_captions(prompts: list[str] | None, file: Path | None) -> list[str]:
         listed += list(read(str(file)).prompt)
     if not listed:
         raise ParameterError("prompts", listed, "give one, or a file of them with --file")
-    for prompt in listed:
-        if not prompt.strip():
-            raise ParameterError("prompt", prompt, "must be a text that is not empty")
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise ParameterError("prompt", prompt, "must be UTF-8") from error
+    check_prompts(listed)
     return listed
 
 

@@ -1,6 +1,7 @@
 """The command line: what is asked, made, skipped and refused."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,10 +13,11 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from pjd import doctor
-from pjd.cli import app
+from pjd.cli import app, main
 from pjd.errors import ParameterError
 from pjd.models import registry
 from pjd.models.catalogue import CATALOGUE
+from pjd.paths import ROOT
 from tests.tiny import tiny_model
 
 run = CliRunner().invoke
@@ -87,6 +89,18 @@ def test_any_caption_is_made_into_an_image_and_shown_in_one_line(tiny, caption, 
         (["red", "caf\udce9"], "prompt = 'caf\\udce9': must be UTF-8"),
         (["cat", "--set", "stand_in"], "--set = 'stand_in'"),
         (["cat", "--set", "stand_in=left"], "stand_in = 'left'"),
+        (["cat", "--set", "stand_in=[a"], "stand_in = '[a'"),
+        (["cat", "--set", "stand_in=!!int x"], "stand_in = '!!int x'"),
+        (["cat", "--set", "method=ar"], "method = 'ar': is no option of a method"),
+        (["cat", "--set", "name=x"], "name = 'x': no such option"),
+        (["cat", "--set", "layout=raster"], "layout = 'raster': is what a method is made for"),
+        (["cat", "--context", "4", "--set", "context=8"], "context = 8: is given twice, also as 4"),
+        (["cat", "--set", "rows=2", "--set", "rows=3"], "rows = 3: is given twice, also as 2"),
+        (["cat", "--seed", "1", "--set", "seed=5"], "seed = 5: is given twice, also as 1"),
+        (["cat", "--set", "guidance=nan"], "guidance = nan: must be a number from 0 to 1000"),
+        (["cat", "--guidance", "inf"], "guidance = inf"),
+        (["cat", "--temperature", "1e-40"], "temperature = 1e-40"),
+        (["cat", "--images", "99999999999"], "images = 99999999999: must be an integer from 1"),
         (["--file", "absent.txt"], "no file absent.txt"),
     ],
 )
@@ -96,6 +110,46 @@ def test_what_is_not_allowed_is_refused_before_a_model_loads(tiny, monkeypatch, 
     assert isinstance(done.exception, ParameterError | FileNotFoundError)
     assert message in str(done.exception) and "\n" not in str(done.exception)
     assert not (tiny / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["context=3", "top_k=5"], {"context": 3, "top_k": 5}),
+        (["guidance=7", "temperature=5e-05"], {"guidance": 7, "temperature": 5e-05}),
+        (["seed=9", "window=2", "rows=null"], {"seed": 9, "window": 2, "rows": None}),
+        (["stand-in=above", "top_p=0.5"], {"stand_in": "above", "top_p": 0.5}),
+    ],
+)
+def test_an_option_that_has_a_flag_may_be_set_without_it(tiny, given, expected):
+    arguments = [word for option in given for word in ("--set", option)]
+    done = run(app, ["generate", "cat", *arguments])
+    assert done.exit_code == 0, done.output
+    (path,) = (tiny / "out").iterdir()
+    made = json.loads(Image.open(path).text["pjd"])["config"]
+    assert {name: made[name] for name in expected} == expected
+
+
+def test_a_terminal_without_the_letters_of_a_caption_loses_no_image(tiny):
+    # What CliRunner writes to is UTF-8, so this is another process.
+    script = """
+import sys
+from pjd import cli, jobs
+from pjd.models import registry
+from tests.tiny import tiny_model
+model = tiny_model(grid=4, vocabulary=7)
+registry.resolve, registry.default_sampling = lambda name: None, lambda name: {}
+jobs.load = lambda *_, **__: model
+sys.argv = ["pjd", "generate", "--model", "x", "--method", "zipar", "--file", "mine.txt"]
+cli.main()
+"""
+    (tiny / "mine.txt").write_text("\U0001f408\ncaf\xe9\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    environment["PYTHONIOENCODING"] = "latin-1"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"\\U0001f408" in done.stdout and b"caf\xe9" in done.stdout
+    assert len(list((tiny / "out").iterdir())) == 2
 
 
 @pytest.mark.parametrize("command", ["generate", "compare"])
@@ -213,6 +267,34 @@ def test_a_failing_caption_is_named_and_the_others_are_made(tiny, monkeypatch):
     assert done.exit_code == 1
     assert "image 1 ('dog'): out of memory\n" in done.output
     assert len(list((tiny / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damaged", ["dog", "red"])
+def test_a_damaged_image_is_one_line_and_the_others_are_made(tiny, damaged):
+    model = registry.load()
+    with torch.no_grad():
+        model.word_vectors.weight[model.words.index[damaged]] = float("nan")
+    prompts = ["cat", "dog", "red"]
+    done = run(app, ["generate", *prompts, "--method", "pjd"])
+    assert done.exit_code == 1
+    number = prompts.index(damaged)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"pjd: image {number} ({damaged!r}): the image with seed {number}, step")
+    assert "logits are not finite numbers" in line
+    made = [json.loads(Image.open(path).text["pjd"]) for path in (tiny / "out").iterdir()]
+    assert {entry["prompt"] for entry in made} == set(prompts) - {damaged}
+
+
+def test_a_damaged_model_is_one_line(tiny, monkeypatch, capsys):
+    with torch.no_grad():
+        registry.load().transformer.layers[0].attention.wo.weight[0, 0] = float("nan")
+    for command in (["generate", "cat"], ["compare", "cat", "red"]):
+        monkeypatch.setattr(sys, "argv", ["pjd", *command])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 1 and "logits are not finite numbers" in line
+    assert not (tiny / "out").exists()
 
 
 def test_methods_are_compared_on_the_same_captions(tiny):
