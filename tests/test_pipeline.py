@@ -153,7 +153,7 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     subprocess.run([*git, "commit", "--quiet", "--message", "Run"], cwd=folder, check=True)
     planned["runs"]["pjd-4"]["options"]["context"] = 5
     overlay(folder, planned)
-    told = json.loads(dvc(folder, "status", "--json", "collect"))
+    told = json.loads(dvc(folder, "status", "--json", "--with-deps", "collect"))
     assert set(told) == {"decode@pjd-4", "collect"}, told
     for command in commands("docs/reviewers.md"):
         done = shell(folder, command)
