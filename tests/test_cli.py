@@ -212,12 +212,13 @@ def test_an_option_that_has_a_flag_may_be_set_without_it(tiny, given, expected):
 def test_a_terminal_without_the_letters_of_a_caption_loses_no_image(tiny):
     # What CliRunner writes to is UTF-8, so this is another process.
     script = """
+import pathlib
 import sys
 from pjd import cli, jobs
 from pjd.models import registry
 from tests.tiny import tiny_model
 model = tiny_model(grid=4, vocabulary=7)
-registry.resolve = jobs.resolve = lambda name: None
+registry.resolve = jobs.resolve = lambda name: pathlib.Path(name)
 registry.default_sampling = lambda name: {}
 jobs.load, jobs.weights_of = lambda *_, **__: model, lambda name: "0"
 sys.argv = ["pjd", "generate", "--model", "x", "--method", "zipar", "--file", "mine.txt"]

@@ -93,15 +93,21 @@ def planned() -> pd.DataFrame:
     return table[["group", "setting"]].rename_axis("run")
 
 
-def shipped() -> list[str]:
-    """Stages whose outputs come with the repository: all runs but those of the group main."""
+def shipped(lock: Path = ROOT / "dvc.lock") -> list[str]:
+    """Stages whose outputs come with the repository: what is measured, but for the main runs.
+
+    Args:
+        lock: DVC's list of what has been made; what is not there does not ship yet.
+    """
     settings, runs = parameters()["settings"], planned()
     others = runs.index[runs.group != "main"]
-    return [
+    wanted = [
         "fit-probe",
         *(f"{stage}@{name}" for stage in ("prepare", "compare") for name in settings),
         *(f"{stage}@{name}" for stage in ("decode", "evaluate") for name in others),
     ]
+    made = read_yaml(lock.read_text(encoding="utf-8"), lock.name)["stages"]
+    return [stage for stage in wanted if stage in made]
 
 
 if __name__ == "__main__":
