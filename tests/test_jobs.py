@@ -240,7 +240,8 @@ def test_more_workers_than_gpus_are_refused_and_not_waited_for(monkeypatch):
 
 
 # A busy machine takes longer than Ray waits by itself.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "600"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENVIRONMENT |= {"RAY_raylet_start_wait_time_s": "600", "RAY_agent_register_timeout_ms": "600000"}
 COMMAND = [sys.executable, "-m", "pjd.cli", "generate", "--model", "emoji-64", "--method", "zipar"]
 COMMAND += ["--file", "prompts.txt", "--batch-size", "2", "--workers", "2", "-o", "out"]
 
