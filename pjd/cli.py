@@ -141,7 +141,7 @@ def generate(
     # Wrong options fail here, before torch is imported and a model is loaded.
     config = configure_for(name, method, **options)
     check_integer("images", images, 1, 1_000_000)
-    check_integer("workers", workers, 1)
+    check_integer("workers", workers, 1, 1024)
     batch_size, captions = check_common(name, prompts, file, batch_size, device, dtype)
     if workers == 1 or device is None:
         # Several workers may be on other machines, whose GPUs only Ray knows.

@@ -11,8 +11,8 @@ class ParameterError(ValueError):
     """A parameter outside its range: the message names it, its value and what is allowed."""
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
-        """Compose the message."""
-        super().__init__(f"{name} = {shown(value)}: {allowed}")
+        """Compose the message, one line even if the name of an option or of a file is not."""
+        super().__init__(" ".join(f"{name} = {shown(value)}: {allowed}".splitlines()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive the way from a worker to its caller: pickling calls with the message alone."""
