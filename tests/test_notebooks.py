@@ -86,6 +86,8 @@ def test_the_path_rule_itself(text: str, blocked: bool) -> None:
 @pytest.mark.skipif(not embedded_in(WEIGHTS / "emoji-64"), reason="no weights: run `make data`")
 def test_the_first_notebook_decodes_one_image_by_five_decoders(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # A kernel shows its figures by its own backend.
+    monkeypatch.delenv("MPLBACKEND")
     run(NOTEBOOKS / "00_one_image.ipynb", tmp_path / "one.html", {"model": "emoji-64"})
     page = (tmp_path / "one.html").read_text()
     # The image, boards, a step with its mask, and five pictures; and the steps of AR.
