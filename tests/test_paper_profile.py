@@ -90,7 +90,8 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
     # A row of this family ends with a token that no code stands for.
     assert table.steps["ar"] == 32 * 33 and table.compression["ar"] == 1
     assert table.steps["pjd-8"] < table.steps["pjd-16"] < 32 * 33
-    assert table[["gap", "frechet_real", "nats"]].notna().all().all()
+    pictured = table[table.setting != "parti"]
+    assert pictured[["gap", "frechet_real", "nats"]].notna().all().all()
     assert "coco" in (folder / "figures" / "fig01_pairs" / "fig01_pairs.svg").read_text()
     parti = pd.read_csv(folder / "figures" / "table2_held_out" / "table2_held_out.csv")
     assert parti["steps, all prompts"].tolist()[0] == 32 * 33 and len(parti) == 2
