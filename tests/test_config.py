@@ -33,7 +33,8 @@ BAD = [
     ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group"),
     ("gsd", {"group_size": 0}, "group_size = 0: must be an integer from 1 to 1048576"),
     ("jacobi", {"redraft": "coupled"}, "redraft = 'coupled': must be fresh or gumbel"),
-    ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs mask row-causal"),
+    ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs rows, mask row-causal"),
+    ("sjd", {"lag": "fixed"}, "lag = 'fixed': fixed needs rows, mask row-causal"),
     ("pjd", {"stand_in": "last column"}, "stand_in = 'last column': must be one of newest"),
 ]
 

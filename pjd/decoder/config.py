@@ -138,8 +138,9 @@ class DecodeConfig:
         if self.accept == "match" and self.redraft not in ("fresh", "gumbel"):
             allowed = "must be fresh or gumbel where a draft is kept if it is drawn again"
             raise ParameterError("redraft", self.redraft, allowed)
-        if self.lag == "fixed" and (self.mask != "row-causal" or self.start != "context"):
-            allowed = "fixed needs mask row-causal and start context: its target is one fixed model"
+        fits = (self.layout, self.mask, self.start) == ("rows", "row-causal", "context")
+        if self.lag == "fixed" and not fits:
+            allowed = "fixed needs rows, mask row-causal and start context: it has one fixed target"
             raise ParameterError("lag", self.lag, allowed)
         if self.layout == "raster":
             for name in ("context", "rows"):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pjd.errors import ParameterError
+from pjd.errors import ParameterError, check_text
 from pjd.paths import ROOT, SETTINGS
 from pjd.pipeline.files import folder, read_table, write_json
 from pjd.pipeline.fingerprint import fingerprints, imported_beside
@@ -122,6 +122,7 @@ def choose(
     if setting is None:
         table = read(prompts or "emoji", 8 if images is None else images)
         return Chosen(model or "emoji", table, options)
+    check_text("setting", setting)
     given = {"model": model, "prompts": prompts, "images": images}
     given |= {name: options.get(name) for name in SAMPLING}
     for name, value in given.items():
