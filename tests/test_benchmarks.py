@@ -167,7 +167,7 @@ def test_memory_is_what_the_formula_says(method):
     assert engine.cache.keys.nbytes + engine.cache.values.nbytes == cache
     measured = measure(model, config, batch, repeats=1, bytes_per_second=1e9)
     assert measured["cache_bytes"] == cache
-    assert engine.initial_state().draft_probs.nbytes == 4 * batch * (lanes + 1) * 5 * 11
+    assert engine.initial_state().draft_probs.nbytes == 4 * batch * (lanes + 1) * 6 * 11
     trace = Trace.empty(engine.layout, batch, config.window, model.device)
     tensors = [value for value in vars(trace).values() if isinstance(value, torch.Tensor)]
     rows = 1 if method == "sjd" else 6

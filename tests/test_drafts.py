@@ -37,8 +37,8 @@ def test_first_drafts_come_from_where_the_option_says(model):
         state = engine.initial_state()
         state.tokens[0, 0, :8] = torch.arange(8)
         state.committed[0, 0], state.drafted[0, 0] = 7, 1
-        # Column 7 has a carried draft: entry 3 of a ring of 4.
-        state.draft_probs[0, 0, 3, 3] = 1.0
+        # Column 7 has a carried draft: entry 2 of a ring of 5.
+        state.draft_probs[0, 0, 2, 3] = 1.0
         band = schedule(state.committed, state.drafted, engine.layout, 1, config)
         windows = draft(state, engine.layout, config, band)
         first = windows.drafts[0, 0, 1:3].tolist()

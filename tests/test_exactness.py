@@ -183,6 +183,6 @@ def test_drafts_are_what_they_are_declared_to_be(model, method):
         live = depth < state.drafted.gather(1, row)[..., None]
         live &= (row < 6)[..., None]
         ring_lane = row[..., None] % engine.slots.n_lanes
-        q = state.draft_probs[state.batch_index[..., None], ring_lane, column % 8]
+        q = state.draft_probs[state.batch_index[..., None], ring_lane, column % (config.window + 1)]
         assert (q.gather(-1, drafts[..., None]).squeeze(-1)[live] > 0).all()
         torch.testing.assert_close(q.sum(-1)[live], torch.ones(int(live.sum())), atol=1e-4, rtol=0)

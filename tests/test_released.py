@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from pjd.decoder.mask import visible
+from pjd.decoder.methods import configure
+from pjd.decoder.queries import per_query
 from pjd.decoder.released import drafts_visible_from, n_drafts, one_position_earlier
-from tests.decoding import verified
+from pjd.decoder.verify import verify
+from tests.decoding import engine_of, verified
 
 
 def released(lengths: list[int], flush: bool) -> list[list[int]]:
@@ -95,3 +98,43 @@ def test_after_a_finished_row_drafts_are_off_by_one():
         assert found.tolist() == [tokens]
         assert column.tolist() == [[4 - late, 5 - late, 6]]
         assert where.tolist() == [[-late, 1 - late, 2]]
+
+
+def test_after_a_finished_row_a_token_has_the_distribution_it_was_accepted_with(model, monkeypatch):
+    # A lane that may not resample commits accepted drafts alone, so every last token of a lane
+    # has the q that it was tested against. In a full window that commits nothing, that q must
+    # outlive the iteration.
+    config = configure("pjd-released", context=3, window=3, guidance=2.0)
+    stored, waiting = {}, {}
+    kinds = {"start": 0, "after a commit": 0, "after a full window in vain": 0}
+
+    def watched(target_probs, drafts, queries, band, *rest):
+        done = verify(target_probs, drafts, queries, band, *rest)
+        accepted = per_query(done.accepted, queries.lane)[0]
+        tested = queries.depth[0] < per_query(band.n_drafts, queries.lane)[0]
+        for query in tested.nonzero().flatten().tolist():
+            row, column, depth = (
+                int(part[0, query]) for part in (queries.row, queries.column, queries.depth)
+            )
+            q = drafts.probs[0, query]
+            if queries.flush[0, 0] and depth == 0:
+                if column < 0:
+                    kinds["start"] += 1
+                    assert q[queries.token[0, query]] == q.sum() == 1
+                else:
+                    kind = "full window in vain" if waiting[row] else "commit"
+                    kinds[f"after a {kind}"] += 1
+                    assert torch.equal(q, stored[row, column])
+            if depth < accepted[query]:
+                stored[row, column + 1] = q
+        for lane, row in enumerate(band.row[0].tolist()):
+            in_vain = band.n_drafts[0, lane] == config.window - 1 and not done.committed[0, lane]
+            waiting[row] = bool(in_vain) or (waiting.get(row) and not done.committed[0, lane])
+        return done
+
+    monkeypatch.setattr("pjd.decoder.engine.verify", watched)
+    for seed in range(20):
+        stored.clear()
+        waiting.clear()
+        engine_of(model, config, ["cat"], torch.tensor([seed])).run()
+    assert min(kinds.values()) > 0, kinds

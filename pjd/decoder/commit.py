@@ -19,7 +19,7 @@ def commit(state: State, band: Band, queries: Queries, verified: Verified, finit
         verified: what became of them.
         finite: bool [batch, 1]; whether the logits of each image were finite numbers.
     """
-    window = state.draft_probs.shape[2]
+    window = state.draft_probs.shape[2] - 1
     blank = queries.lane == band.row.shape[1]
     column = queries.column + 1
     row = torch.where(blank, state.n_rows, queries.row)

@@ -19,7 +19,8 @@ class RedraftRule(NamedTuple):
             stand; and ``behind``, the drafts behind the first position that is not committed as
             drafted; bool [batch, queries] both.
         from_residual: drafts that failed the test are drawn from norm(max(0, p - q)) instead.
-        keeps_draft_probs: drafts that stay keep their q too, instead of taking p for it.
+        keeps_draft_probs: drafts that stay or are accepted keep their q, instead of taking p for
+            it.
         fixed_noise: tokens are drawn from p by Gumbel-max with noise that is fixed for each
             position.
     """

@@ -58,7 +58,9 @@ def one_position_earlier(
     """Drafts that are off by one, in the iteration after a row is finished (``finish``).
 
     There the released code loses count: it tests the distribution after a lane's last committed
-    token against that very token, the next distribution against the draft before, and so on.
+    token against that very token, the next distribution against the draft before, and so on. That
+    token has the q that it was accepted with; the input that starts a row has none, and counts as
+    certain.
 
     Args:
         late: bool [batch, queries]; tested queries of images in which a row was just finished.

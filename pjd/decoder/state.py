@@ -23,9 +23,9 @@ class State:
             last row and the last columns take the writes of idle lanes.
         committed: int64 [batch, R + 1]; committed tokens per row.
         drafted: int64 [batch, R + 1]; drafts that a row has after them.
-        draft_probs: float [batch, lanes + 1, window, ids]; q, what those drafts were drawn from.
-            A ring: the draft at column j of row r has the entry (r mod lanes, j mod window); the
-            last lane takes the writes of blanks.
+        draft_probs: float [batch, lanes + 1, window + 1, ids]; q, what the last committed token
+            and those drafts were drawn from. A ring: the token at column j of row r has the entry
+            (r mod lanes, j mod (window + 1)); the last lane takes the writes of blanks.
         flushed: int64 [batch, 1]; finished rows whose last token has been fed.
         failed_at: int64 [batch, 1]; the first iteration whose logits were no finite numbers,
             counted from 1; 0: none. The host sees it when it looks at the state.
@@ -56,7 +56,7 @@ class State:
             tokens=counts.new_zeros(batch, layout.rows + 1, layout.columns + window),
             committed=counts,
             drafted=counts.clone(),
-            draft_probs=torch.zeros(batch, n_lanes + 1, window, layout.n_ids, device=device),
+            draft_probs=torch.zeros(batch, n_lanes + 1, window + 1, layout.n_ids, device=device),
             flushed=counts.new_zeros(batch, 1),
             failed_at=counts.new_zeros(batch, 1),
         )

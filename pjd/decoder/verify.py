@@ -82,7 +82,7 @@ def proposals(
         token, column, depth = released.one_position_earlier(
             late, queries.token, token, column, depth
         )
-    known = tested & (depth >= 0) & (depth < per_query(windows.carried, queries.lane))
+    known = tested & (column >= 0) & (depth < per_query(windows.carried, queries.lane))
     probs = state.draft_probs[state.ring_index(queries.row, column)]
     probs.masked_fill_(~known[..., None], 0.0)
     certain = initial = tested & ~known
@@ -170,6 +170,6 @@ def verify(
             new = torch.where(corrected.squeeze(-1), new, sampled)
     probs = target_probs
     if redraft.keeps_draft_probs:
-        probs = torch.where((stays & ~kept)[..., None], draft_probs, target_probs)
+        probs = torch.where((stays | kept)[..., None], draft_probs, target_probs)
     next_drafts = Drafts(torch.where(kept | stays, tokens, new), probs)
     return Verified(next_drafts, accepted, accepted + resample.long(), variation)
