@@ -64,6 +64,27 @@ def film(result: Result, image: int, grid: Grid, steps: list[int]) -> Figure:
     return figure
 
 
+def side_by_side(results: dict[str, Result], image: int, grid: Grid, passes: int) -> Figure:
+    """The boards of several decoders after the same number of forward passes.
+
+    Args:
+        results: label to result; the same prompt and seed in each.
+        image: index of the image.
+        grid: of the model.
+        passes: forward passes, at least 1; a decoder that needed fewer shows its last one.
+    """
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(3 * len(results), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, (label, result) in zip(axes[0], results.items(), strict=True):
+        drawn = boards(result, image, grid)
+        last = min(passes, len(drawn))
+        done = ", done" if last == len(drawn) else f" of {len(drawn)}"
+        draw_board(axis, drawn[last - 1], f"{label}: {last}{done}")
+    name_states(figure)
+    return figure
+
+
 def draw_sight(axis: Axes, seen: Sight, board: Tensor) -> None:
     """Draw a mask: one line per query, one column per position of the rows from the first one on.
 

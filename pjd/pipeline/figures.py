@@ -17,6 +17,7 @@ from pjd.decoder.methods import KNOBS, PRESETS
 from pjd.decoder.model import ImageModel
 from pjd.models.registry import resolve
 from pjd.paths import FIGURES, RESULTS, RUNS
+from pjd.pipeline.drawn import drawn_values
 from pjd.pipeline.files import folder, read_table
 from pjd.pipeline.params import parameters
 from pjd.pipeline.prompts import SHARES
@@ -35,7 +36,9 @@ def style() -> None:
 
 
 def save(figure: Figure, name: str, caption: str) -> Path:
-    """Write ``figure`` as PNG and SVG with equal bytes for equal content, and its caption.
+    """Write ``figure`` as PNG and SVG, what it shows as CSV, and its caption.
+
+    Equal content gives equal bytes. A figure of photographs alone has no CSV.
 
     Args:
         figure: what to write.
@@ -45,6 +48,9 @@ def save(figure: Figure, name: str, caption: str) -> Path:
     with folder(FIGURES / name) as partial:
         figure.savefig(partial / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
         figure.savefig(partial / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        values = drawn_values(figure)
+        if len(values):
+            values.to_csv(partial / f"{name}.csv", index=False, float_format="%.6g")
         (partial / "caption.txt").write_text(caption + "\n")
     return FIGURES / name / f"{name}.png"
 

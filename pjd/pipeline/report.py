@@ -12,6 +12,7 @@ import pandas as pd
 from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, NOTEBOOKS, PROVENANCE, REPORTS, RESULTS, ROOT, RUNS
 from pjd.pipeline.files import read_table
+from pjd.pipeline.findings import findings
 from pjd.pipeline.params import parameters
 from pjd.pipeline.reproduction import check_reproduction
 
@@ -22,13 +23,14 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 82rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1b1b1f; background: #fff; }}
-p, figure {{ max-width: 62rem; }}
-h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; }}
-img {{ max-width: 100%; height: auto; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1f; background: #fff; overflow-wrap: break-word; }}
+h1 {{ font-size: 1.7rem; line-height: 1.2; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; }}
+img {{ max-width: 100%; height: auto; display: block; margin: 0 auto; }}
 figure {{ margin: 0; }} figcaption {{ color: #555; font-size: .9rem; margin-top: .4rem; }}
-table {{ border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }}
+nav {{ columns: 18rem; font-size: .9rem; }} nav a {{ display: block; }}
+table {{ border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums;
+  margin: 0 auto; }}
 th, td {{ padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #ddd; }}
 td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
@@ -36,6 +38,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 </style></head><body>
 <h1>Parallel Jacobi Decoding on {model}</h1>
 <p>{summary}</p>
+<nav aria-label="figures and tables">{contents}</nav>
 {verdict}
 {sections}
 {ran}
@@ -45,26 +48,16 @@ th:first-child, td:first-child {{ text-align: left; }}
 
 
 def picture(path: Path, title: str) -> str:
-    """Section of one figure: the PNG or GIF, inline, and its caption."""
-    name, kind = path.stem, path.suffix.removeprefix(".")
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    caption = html.escape((FIGURES / name / "caption.txt").read_text().strip())
-    return (
-        f'<h2 id="{name}">{html.escape(title)}</h2><figure>'
-        f'<img alt="{html.escape(title)}" src="data:image/{kind};base64,{encoded}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    """A figure's PNG or GIF, inline."""
+    kind, encoded = path.suffix.removeprefix("."), base64.b64encode(path.read_bytes()).decode()
+    source = f"data:image/{kind};base64,{encoded}"
+    return f'<img alt="{html.escape(title)}" src="{source}">'
 
 
-def table(name: str, title: str) -> str:
-    """Section of one table: the CSV that its notebook wrote, and its caption."""
-    rows = pd.read_csv(FIGURES / name / f"{name}.csv", dtype=str, keep_default_na=False)
-    caption = html.escape((FIGURES / name / "caption.txt").read_text().strip())
-    body = rows.to_html(index=False, border=0, escape=True)
-    return (
-        f'<h2 id="{name}">{html.escape(title)}</h2><div class="wide">{body}</div>'
-        f"<p><small>{caption}</small></p>"
-    )
+def table(path: Path) -> str:
+    """The CSV of a table."""
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return f'<div class="wide">{rows.to_html(index=False, border=0, escape=True)}</div>'
 
 
 def summary(runs: pd.DataFrame) -> str:
@@ -138,19 +131,57 @@ def reproduction_section(main: set[str]) -> str:
     )
 
 
-def section(name: str, figure: dict[str, Any]) -> str:
-    """Section of a figure or a table, whichever the notebook wrote.
+def section(name: str, figure: dict[str, Any], found: str) -> str:
+    """Section of a figure or a table: what its notebook wrote, its caption, and what it shows.
 
     Args:
         name: key of ``figures`` in params.yaml.
-        figure: what stands there. Without a title, the notebook's first heading is the title.
+        figure: what stands there.
+        found: a paragraph on it, or "".
     """
-    title = figure.get("title") or heading(NOTEBOOKS / "figures" / f"{figure['notebook']}.ipynb")
-    for ending in ("png", "gif"):
+    title = title_of(figure)
+    path = shown_file(name)
+    if path.suffix == ".html":
+        body = path.read_text(encoding="utf-8")
+    else:
+        body = table(path) if path.suffix == ".csv" else picture(path, title)
+    caption = html.escape(caption_of(name))
+    text = f"<p>{html.escape(found)}</p>" if found else ""
+    return (
+        f'<h2 id="{name}">{html.escape(title)}</h2>{text}<figure>{body}'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def shown_file(name: str, endings: tuple[str, ...] = ("html", "png", "gif", "csv")) -> Path:
+    """What a figure's notebook wrote: the first of ``endings`` that there is.
+
+    Raises:
+        FileNotFoundError: if it wrote none of them.
+    """
+    for ending in endings:
         path = FIGURES / name / f"{name}.{ending}"
         if path.exists():
-            return picture(path, title)
-    return table(name, title)
+            return path
+    raise FileNotFoundError(
+        f"figures/{name} has no {name}.png or the like: draw it, `make reproduce`"
+    )
+
+
+def caption_of(name: str) -> str:
+    """Caption of a figure: which model, how many images, which seeds."""
+    return (FIGURES / name / "caption.txt").read_text().strip()
+
+
+def title_of(figure: dict[str, Any]) -> str:
+    """Title of a figure of params.yaml: its own, or the first heading of its notebook."""
+    return figure.get("title") or heading(NOTEBOOKS / "figures" / f"{figure['notebook']}.ipynb")
+
+
+def contents(figures: dict[str, dict[str, Any]]) -> str:
+    """Links to all figures and tables."""
+    titles = {"verdict": "Was it reproduced?", **{n: title_of(f) for n, f in figures.items()}}
+    return "\n".join(f'<a href="#{n}">{html.escape(title)}</a>' for n, title in titles.items())
 
 
 def heading(notebook: Path) -> str:
@@ -161,12 +192,13 @@ def heading(notebook: Path) -> str:
 
 def main() -> int:
     """Write ``reports/index.html``."""
-    runs = read_table(RESULTS / "runs.parquet")
-    main = runs[runs.group == "main"]
+    runs, figures = read_table(RESULTS / "runs.parquet"), parameters()["figures"]
+    main, found = runs[runs.group == "main"], findings(runs)
     text = PAGE.format(
         summary=html.escape(summary(main)),
+        contents=contents(figures),
         verdict=reproduction_section(set(main.run)),
-        sections="\n".join(section(*item) for item in parameters()["figures"].items()),
+        sections="\n".join(section(n, f, found.get(n, "")) for n, f in figures.items()),
         ran=what_ran(runs.run.tolist()),
         credits=credits(set(runs.model)),
         model=html.escape(runs.model.iloc[0]),
