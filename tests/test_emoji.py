@@ -50,6 +50,15 @@ def test_weights_that_do_not_fit_are_refused_by_name(saved):
         emoji.load("x", saved)
 
 
+@pytest.mark.parametrize("name", ["emoji-64", "emoji-128-more"])
+def test_a_grid_that_is_not_that_of_the_name_is_refused(saved, name):
+    with pytest.raises(
+        ValueError, match=f"{name}: .*grid 6, .*24 pixels; .*{name[6:9].strip('-')}"
+    ):
+        emoji.load(name, saved)
+    assert emoji.load("emoji-24", saved).grid.rows == 6
+
+
 def test_damaged_weights_are_refused(saved):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:200])

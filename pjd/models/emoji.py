@@ -1,6 +1,7 @@
 """The embedded models: a LlamaGen transformer on emoji, with captions as words."""
 
 import json
+import re
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -118,6 +119,22 @@ def tokenizer_state(tokenizer: Tokenizer) -> dict[str, Tensor]:
     }
 
 
+def check_grid(name: str, grid: int, description: Path) -> None:
+    """Compare the grid of a model with its name, where that tells the size of its pictures.
+
+    No tensor tells it: the positions are computed.
+
+    Raises:
+        ValueError: naming both.
+    """
+    size = re.match(r"emoji-(\d+)", name)
+    if size is not None and int(size[1]) != grid * Tokenizer.reduction:
+        raise ValueError(
+            f"model {name}: {description} says grid {grid}, which makes pictures of "
+            f"{grid * Tokenizer.reduction} pixels; by its name they have {size[1]}: one of the two is wrong"
+        )
+
+
 def load(name: str, folder: Path) -> EmojiModel:
     """Read a model that :func:`save` wrote.
 
@@ -130,6 +147,7 @@ def load(name: str, folder: Path) -> EmojiModel:
         if not path.exists():
             raise FileNotFoundError(f"model {name}: no file {path}: run `dvc pull`")
     described = json.loads(description.read_text())
+    check_grid(name, described["transformer"]["grid"], description)
     try:
         tensors = load_file(weights)
     except Exception as error:
