@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 import benchmarks.__main__ as command
 import benchmarks.acceptance
 import benchmarks.measure
+from benchmarks import released
 from benchmarks.acceptance import RECORD, record
 from benchmarks.measure import TimedEngine, by_quarter, measure
+from benchmarks.released import Case, OneByOne, first_row_alone, wide_group
 from benchmarks.shapes import SHAPES, Shape, llama
+from pjd.api import generate
 from pjd.decoder.acceptance import ACCEPT_RULES, AcceptRule
 from pjd.decoder.cache import SlotCache
 from pjd.decoder.engine import Engine
@@ -312,3 +315,34 @@ def test_one_command_compares_threads_dtypes_and_compiled_forwards(tmp_path, tin
         told.append((*setting, case["batch"]))
         assert case["found"] == [*told[-1], 5, case["bandwidth"]]
     assert len(set(told)) == len(told) == 2**5
+
+
+@pytest.mark.parametrize("context", [1, 2, 4])
+def test_a_first_row_alone_costs_what_is_said(model, context):
+    case = Case("", "zipar", {"context": context}, first_row_alone)
+    counted = released.measured(model, ["cat", "dog"], case)
+    assert (counted["steps"], counted["standard_error"]) == (12 + 4 * context, 0.0)
+
+
+def test_codes_at_the_ends_are_drawn_one_by_one(model):
+    def steps(first: int, last: int) -> float:
+        case = Case("", "sjd", {}, OneByOne(first, last))
+        return released.measured(model, ["cat", "dog"], case)["steps"]
+
+    ours = released.measured(model, ["cat", "dog"], Case("", "sjd", {}))["steps"]
+    assert steps(first=0, last=0) == ours
+    # Where no draft may be, SJD is AR.
+    assert steps(first=36, last=0) == steps(first=0, last=36) == 36
+    assert ours < steps(first=3, last=17) < 36
+
+
+def test_a_wide_group_of_codes_far_apart_is_the_ratio_test(model):
+    def tokens(rule: object) -> torch.Tensor:
+        return generate(model, ["cat", "dog"], "sjd", accept=rule, seed=4).tokens
+
+    apart = wide_group(100 * torch.eye(11))
+    together = wide_group(torch.zeros(11, 2))
+    assert torch.equal(tokens(apart), tokens("ratio"))
+    assert not torch.equal(tokens(together), tokens("ratio"))
+    cases = released.cases(model)
+    assert len(cases) == 17 and {case.method for case in cases} <= set(PRESETS)

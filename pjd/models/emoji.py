@@ -131,7 +131,7 @@ def check_grid(name: str, grid: int, description: Path) -> None:
     if size is not None and int(size[1]) != grid * Tokenizer.reduction:
         raise ValueError(
             f"model {name}: {description} says grid {grid}, which makes pictures of "
-            f"{grid * Tokenizer.reduction} pixels; by its name they have {size[1]}: one of the two is wrong"
+            f"{grid * Tokenizer.reduction} pixels; by its name they have {size[1]}"
         )
 
 
