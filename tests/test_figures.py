@@ -4,7 +4,8 @@ import yaml
 from PIL import Image
 
 from pjd.pipeline import figures
-from pjd.pipeline.figures import first_of_groups, image_rows, label, results, swept
+from pjd.pipeline.ablation import swept
+from pjd.pipeline.figures import first_of_groups, image_rows, label, results
 from pjd.pipeline.params import lay_over
 
 

@@ -35,7 +35,7 @@ def test_numbers_of_a_finding_are_those_of_the_runs():
 def test_findings_have_no_number_that_no_run_gives():
     for name, text in paragraphs().items():
         rest = findings.NUMBER.sub("", text)
-        # What a run is called, not what it measured: c = 4, W = 16, 16x16, figure 3, 95 %, [3].
+        # What a run is called, not what it measured: c = 4, W = 16, 16x16, figure 3, emoji-96.
         rest = re.sub(r"[cWGK] = \d+|\d+[x×]\d+|[Ff]igures? \d+|95 %|emoji-\d+|1-D|2-D", "", rest)
         assert not re.findall(r"\d+\.\d+|\d{2,}", rest), name
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pjd.errors import ParameterError
 from pjd.paths import ROOT
+from pjd.pipeline.devices import own_device
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 """For the kernel: by default glibc returns the memory of every large tensor to the system and gets
@@ -185,8 +187,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        run(options.notebook, options.html, read_words(options.parameters, options.notebook))
-    except NotebookError as error:
+        parameters = read_words(options.parameters, options.notebook)
+        with own_device() as device:
+            if device is not None:
+                print(f"{options.html}: on device {device}", flush=True)
+            run(options.notebook, options.html, parameters)
+    except (NotebookError, ParameterError) as error:
         print(f"pjd: {error}", file=sys.stderr)
         return 1
     except OSError as error:
