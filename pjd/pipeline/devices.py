@@ -14,7 +14,7 @@ LISTED = "PJD_DEVICES"
 """Environment variable: indices of the devices to use, such as 0,1,2,3."""
 
 LOCKS = Path(tempfile.gettempdir())
-"""Folder of one lock file per device. The system lifts a lock when its process ends or is killed."""
+"""Folder of one lock file per device. The system lifts the lock of a process that ended."""
 
 WAIT = 0.2
 """Seconds between two tries to get a device."""
