@@ -24,6 +24,11 @@ def copy_of_the_project(folder: Path, profile: str | None = None) -> None:
             shutil.copy2(ROOT / name, target)
     if profile is not None:
         lay_over(ROOT / "profiles" / f"{profile}.yaml", folder / "params.yaml")
+        # No profile has the runs that ship: DVC would only read and write them at every stage.
+        lock = yaml.safe_load((folder / "dvc.lock").read_text())
+        stages = lock["stages"].items()
+        lock["stages"] = {name: stage for name, stage in stages if name.startswith("train@")}
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
     (folder / ".dvc" / "config.local").write_text(
         f"['remote \"store\"']\n    url = {ROOT / 'dvcstore'}\n"
     )

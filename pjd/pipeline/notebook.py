@@ -15,6 +15,10 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_":
 """For the kernel: by default glibc returns the memory of every large tensor to the system and gets
 it back page by page for the next one, which took a third of the time of decoding and measuring."""
 
+PATIENT = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+"""For the kernel: threads that wait for each other must sleep. By default they spin, which takes the
+core from the thread that they wait for as soon as another program runs beside them."""
+
 QUIET = ["--log-level=CRITICAL"]
 """For the kernel: in every run it warns about its transport, and logs its own shutdown as an error.
 This hides nothing that a cell prints or raises."""
@@ -50,7 +54,7 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
     html.parent.mkdir(parents=True, exist_ok=True)
     executed = html.with_suffix(".ipynb")
     failure = None
-    for name, value in KEEP_MEMORY.items():
+    for name, value in (KEEP_MEMORY | PATIENT).items():
         os.environ.setdefault(name, value)
     # A queued DVC experiment runs in a copy of the project; its kernel must import that copy.
     packages = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
