@@ -16,8 +16,8 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_":
 it back page by page for the next one, which took a third of the time of decoding and measuring."""
 
 PATIENT = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-"""For the kernel: threads that wait for each other must sleep. By default they spin, which takes the
-core from the thread that they wait for as soon as another program runs beside them."""
+"""For the kernel: threads that wait for each other must sleep. By default they spin, which takes
+the core from the thread that they wait for as soon as another program runs beside them."""
 
 QUIET = ["--log-level=CRITICAL"]
 """For the kernel: in every run it warns about its transport, and logs its own shutdown as an error.
