@@ -20,8 +20,9 @@ def test_processes_decode_what_one_decodes(model, method, batch_size, cores):
     shared = decode_on_cores(model, PROMPTS, config, batch_size, cores)
     assert torch.equal(shared.tokens, alone.tokens) and torch.equal(shared.steps, alone.steps)
     assert [image.tobytes() for image in shared.images] == [i.tobytes() for i in alone.images]
-    for name in ("committed", "drafted", "accepted", "fed", "variation"):
+    for name in ("committed", "drafted", "accepted", "fed"):
         assert torch.equal(getattr(shared.trace, name), getattr(alone.trace, name))
+    torch.testing.assert_close(shared.trace.variation, alone.trace.variation)
     assert shared.config == config and shared.seconds > 0
 
 
