@@ -274,7 +274,6 @@ FINDINGS = {
             "emoji-64, PJD, c = 2": ("pjd-2",),
             "emoji-64, PJD, c = 4": ("pjd-4",),
             "emoji-64, PJD, c = 8": ("pjd-8",),
-            "emoji-64, PJD as released, c = 4": ("pjd-released-4",),
             "emoji-96, SJD": ("emoji-96-sjd",),
             "emoji-96, PJD, c = 4": ("emoji-96-pjd-4",),
         },

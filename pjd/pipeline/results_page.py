@@ -21,6 +21,9 @@ TARGET = ROOT / "docs" / "results"
 WIDTH, COLOURS = 1400, 128
 """Of the pictures: pixels at most, and colours, so that all of them take a few megabytes."""
 
+LARGEST = 500_000
+"""Bytes of a CSV that is copied: the map of figure 2 has every pair of positions."""
+
 STAMP = ("machine", "gpu", "python", "torch", "transformers", "torchmetrics", "commit")
 """What is told of where the runs come from."""
 
@@ -69,7 +72,7 @@ def section(name: str, figure: dict[str, Any], found: str, folder: Path) -> str:
     else:
         shown = markdown_table(pd.read_csv(source, dtype=str, keep_default_na=False))
     numbers = ""
-    if values.exists():
+    if values.exists() and values.stat().st_size <= LARGEST:
         shutil.copyfile(values, folder / values.name)
         numbers = f" Numbers: [{values.name}]({values.name})."
     parts = [f"## {title}", found, shown, f"*{caption_of(name)}*{numbers}"]
