@@ -57,7 +57,7 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 
 # --- the pipeline ---
 
-# Only what is named is pulled: pulling everything would undo what a killed run has done.
+# Stages are named by their groups: one by one, DVC would read its lock for each of them.
 PULL = $(BIN)/dvc pull --allow-missing $(1) </dev/null >/dev/null \
 	|| echo "Not everything was pulled (see above): continuing with what is here." >&2
 
@@ -65,7 +65,7 @@ data: $(VENV)/stamp ## check out the data and weights that ship with the reposit
 	@if [ -d .dvc ]; then $(call PULL,data.dvc train); fi
 
 runs: data ## check out the runs that ship with the repository, and what was measured on them
-	@$(call PULL,$$($(BIN)/python -m pjd.pipeline.params))
+	@$(call PULL,prepare decode fit-probe compare evaluate)
 
 reproduce: runs ## decode the main runs, measure them, draw every figure and table; resumes
 	@$(BIN)/python -m pjd.pipeline.lock
