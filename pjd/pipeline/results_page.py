@@ -27,9 +27,6 @@ LARGEST = 500_000
 STAMP = ("machine", "gpu", "python", "torch", "transformers", "torchmetrics", "commit")
 """What is told of where the runs come from."""
 
-TABLE_COLUMNS = {"steps": 2, "compression": 3, "gap": 4, "gap_low": 4, "gap_high": 4, "nats": 4}
-"""Numbers of the table of all runs, and their decimals."""
-
 
 def markdown_table(table: pd.DataFrame) -> str:
     """A table of texts in Markdown."""
@@ -105,7 +102,7 @@ def write(folder: Path = TARGET) -> Path:
     for old in folder.iterdir():
         if old.suffix in (".png", ".csv"):
             old.unlink()
-    runs.round(TABLE_COLUMNS).to_csv(folder / "runs.csv", index=False, float_format="%.6g")
+    runs.to_csv(folder / "runs.csv", index=False, float_format="%.6g")
     sections = [section(n, f, found.get(n, ""), folder) for n, f in figures.items()]
     titles = [title_of(figure) for figure in figures.values()]
     # As a Markdown heading is named by GitHub.
