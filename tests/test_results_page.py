@@ -60,7 +60,7 @@ def test_pictures_get_smaller_and_stay_recognisable(tmp_path):
     shrink(tmp_path / "a.png", tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as small:
         assert small.size == (1400, 50)
-        assert np.abs(np.asarray(small.convert("L"))[25].astype(int) - ramp[::2]).max() < 8
+        assert np.abs(np.asarray(small.convert("L"))[25].astype(int) - ramp[::2]).max() < 3
     plt.close("all")
 
 

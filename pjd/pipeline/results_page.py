@@ -18,8 +18,8 @@ from pjd.pipeline.reproduction import check_reproduction
 
 TARGET = ROOT / "docs" / "results"
 
-WIDTH, COLOURS = 1400, 128
-"""Of the pictures: pixels at most, and colours, so that all of them take a few megabytes."""
+WIDTH = 1400
+"""Pixels of a picture at most, so that all of them take a few megabytes."""
 
 LARGEST = 500_000
 """Bytes of a CSV that is copied: the map of figure 2 has every pair of positions."""
@@ -77,13 +77,13 @@ def section(name: str, figure: dict[str, Any], found: str, folder: Path) -> str:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Write a picture with fewer pixels and colours."""
+    """Write a picture with fewer pixels."""
     with Image.open(source) as picture:
         small = picture.convert("RGB")
     if small.width > WIDTH:
         size = (WIDTH, round(small.height * WIDTH / small.width))
         small = small.resize(size, Image.Resampling.LANCZOS)
-    small.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+    small.save(target, optimize=True)
 
 
 def write(folder: Path = TARGET) -> Path:
