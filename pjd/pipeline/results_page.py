@@ -22,7 +22,8 @@ WIDTH = 1400
 """Pixels of a picture at most, so that all of them take a few megabytes."""
 
 LARGEST = 500_000
-"""Bytes of a CSV that is copied: the map of figure 2 has every pair of positions."""
+"""Bytes of a file at most. A larger picture is one of photographs, and gets a palette; a larger CSV
+is not copied: the map of figure 2 has every pair of positions."""
 
 STAMP = ("machine", "gpu", "python", "torch", "transformers", "torchmetrics", "commit")
 """What is told of where the runs come from."""
@@ -77,13 +78,15 @@ def section(name: str, figure: dict[str, Any], found: str, folder: Path) -> str:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Write a picture with fewer pixels."""
+    """Write a picture with fewer pixels, and with fewer colours if it is large all the same."""
     with Image.open(source) as picture:
         small = picture.convert("RGB")
     if small.width > WIDTH:
         size = (WIDTH, round(small.height * WIDTH / small.width))
         small = small.resize(size, Image.Resampling.LANCZOS)
     small.save(target, optimize=True)
+    if target.stat().st_size > LARGEST:
+        small.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def write(folder: Path = TARGET) -> Path:
