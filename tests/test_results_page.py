@@ -3,7 +3,6 @@
 import json
 import re
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,7 +60,6 @@ def test_pictures_get_smaller_and_stay_recognisable(tmp_path):
     with Image.open(tmp_path / "b.png") as small:
         assert small.size == (1400, 50)
         assert np.abs(np.asarray(small.convert("L"))[25].astype(int) - ramp[::2]).max() < 3
-    plt.close("all")
 
 
 def committed() -> pd.DataFrame:

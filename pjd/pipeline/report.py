@@ -89,14 +89,21 @@ def credits(models: set[str]) -> str:
     return f"<h2>Credits</h2><p>{html.escape(text)}</p>"
 
 
+def where_decoded(runs: list[str]) -> dict[str, dict[str, Any]]:
+    """Commit, versions and machine of each of ``runs``: this machine's, or those that ship."""
+    found = json.loads(SHIPPED.read_text())
+    for run in runs:
+        own = PROVENANCE / f"{run}.json"
+        if own.exists():
+            found[run] = json.loads(own.read_text())
+    return {run: found.get(run, {}) for run in runs}
+
+
 def what_ran(runs: list[str]) -> str:
     """Section on ``runs``: what all share of options, versions and machine, and what differs."""
-    shipped = json.loads(SHIPPED.read_text())
     rows = {}
-    for run in runs:
+    for run, where in where_decoded(runs).items():
         stamp = json.loads((RUNS / run / "decode" / "run.json").read_text())
-        own = PROVENANCE / f"{run}.json"
-        where = json.loads(own.read_text()) if own.exists() else shipped.get(run, {})
         rows[run] = {"model": stamp["model"], "dtype": stamp["dtype"], **where, **stamp["config"]}
     text = pd.DataFrame(rows).T.astype(str)
     is_shared = text.nunique() == 1

@@ -1,6 +1,5 @@
 """The results as Markdown with pictures, to be read without running anything: docs/results."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from pjd.paths import PROVENANCE, RESULTS, ROOT
+from pjd.paths import RESULTS, ROOT
 from pjd.pipeline.files import read_table
 from pjd.pipeline.findings import findings
 from pjd.pipeline.params import parameters
-from pjd.pipeline.report import SHIPPED, caption_of, shown_file, summary, title_of
+from pjd.pipeline.report import caption_of, shown_file, summary, title_of, where_decoded
 from pjd.pipeline.reproduction import check_reproduction
 
 TARGET = ROOT / "docs" / "results"
@@ -38,11 +37,7 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 def where_from(runs: list[str]) -> pd.DataFrame:
     """Machines, versions and commits that the runs were decoded with: what, and which values."""
-    shipped = json.loads(SHIPPED.read_text())
-    stamps = []
-    for run in runs:
-        own = PROVENANCE / f"{run}.json"
-        stamps.append(json.loads(own.read_text()) if own.exists() else shipped.get(run, {}))
+    stamps = where_decoded(runs).values()
     rows = []
     for key in STAMP:
         values = sorted({str(stamp[key])[:12] for stamp in stamps if key in stamp})
