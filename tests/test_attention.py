@@ -26,7 +26,7 @@ def test_attention_weights_are_those_of_queries_and_keys():
     def watch(module, inputs):
         x, rotation, mask = inputs[:3]
         query, key, _ = module.wqkv(x).unflatten(-1, (3, module.heads, -1)).unbind(-3)
-        query, key = (rotate(part.transpose(1, 2), rotation) for part in (query, key))
+        query, key = (rotate(part, rotation).transpose(1, 2) for part in (query, key))
         scores = torch.einsum("bhqd,bhkd->bhqk", query, key) / query.shape[-1] ** 0.5
         seen.append(scores.masked_fill(~mask, float("-inf")).softmax(-1))
 

@@ -6,7 +6,7 @@ import torch
 
 from pjd.api import generate
 from pjd.decoder.methods import configure
-from pjd.measure.fidelity import OneDnnLinear, bootstrap, log_likelihood
+from pjd.measure.fidelity import bootstrap, log_likelihood
 from tests.backbones import CODES, plain_logits, sequence, tiny_llama
 from tests.decoding import engine_of
 from tests.tiny import tiny_model
@@ -61,20 +61,6 @@ def test_greedy_codes_are_likelier_than_sampled_ones(model):
     first, _ = log_likelihood(model, prompts, greedy, 1.0, 1.0)
     second, _ = log_likelihood(model, prompts, sampled, 1.0, 1.0)
     assert first.mean() > second.mean()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("bias", [False, True])
-def test_linear_maps_by_onednn_are_linear_maps(dtype, bias):
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(7, 5, bias=bias, dtype=dtype)
-    x = torch.randn(2, 3, 7, dtype=dtype)
-    with torch.inference_mode(), OneDnnLinear():
-        found = linear(x)
-        keywords = torch.nn.functional.linear(x, linear.weight, bias=linear.bias)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, linear(x))
-    torch.testing.assert_close(keywords, linear(x))
 
 
 def test_bootstrap_interval_holds_the_mean():

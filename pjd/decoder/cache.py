@@ -77,8 +77,9 @@ class SlotCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.sequence = torch.arange(batch, device=device)[:, None]
-        self.slots: Tensor | None = None
+        self.slots = torch.zeros(batch, 0, dtype=torch.long, device=device)
         self.used: int | None = None
+        self.fed: Tensor | None = None
         self.fixed = False
 
     def fix(self) -> "SlotCache":
@@ -95,15 +96,40 @@ class SlotCache:
         cache.sequence = self.sequence[: len(sequences)]
         return cache.fix() if self.fixed else cache
 
-    def at(self, slots: Tensor, used: int | None = None) -> "SlotCache":
+    def at(self, slots: Tensor, used: int | None = None, fed: Tensor | None = None) -> "SlotCache":
         """Say where the next forward pass writes; returns the cache itself.
 
         Args:
             slots: int64 [batch, length]; where its keys and values go.
             used: how many slots it may read, the first ones; None: all.
+            fed: int64 [rows]; the inputs that are no blanks, as indices into batch * length; None:
+                all are computed. A model may make use of it, see :meth:`pack`.
         """
-        self.slots, self.used = slots, used
+        self.slots, self.used, self.fed = slots, used, fed
         return self
+
+    def pack(self, x: Tensor) -> Tensor:
+        """The inputs that are fed, [rows, ...] of [batch, length, ...]; all if all are computed."""
+        return x if self.fed is None else x.flatten(0, 1)[self.fed]
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """What :meth:`pack` was given, [batch, length, ...], with zeros in the place of blanks."""
+        if self.fed is None:
+            return x
+        padded = x.new_zeros(self.slots.numel(), *x.shape[1:])
+        padded[self.fed] = x
+        return padded.unflatten(0, self.slots.shape)
+
+    def update_packed(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Like :meth:`update`, of what :meth:`pack` gave: [..., heads, head_dim]."""
+        if self.fed is None:
+            return self.update(key.transpose(1, 2), value.transpose(1, 2), layer)
+        keys, values = self.keys[layer], self.values[layer]
+        sequence = self.fed // self.slots.shape[1]
+        slot = self.slots.flatten()[self.fed]
+        keys[sequence, :, slot] = key
+        values[sequence, :, slot] = value
+        return keys[:, :, : self.used], values[:, :, : self.used]
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Write [batch, heads, length, head_dim] to the slots that :meth:`at` named.

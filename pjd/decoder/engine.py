@@ -102,7 +102,7 @@ class Engine:
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits float [branches * batch, queries, vocabulary]; fills the cache."""
-        cache = self.cache.at(inputs.slots, inputs.used)
+        cache = self.cache.at(inputs.slots, inputs.used, inputs.fed)
         return self.model.forward(inputs.x, inputs.positions, inputs.mask, cache)
 
     def predict(self, state: State, band: Band, queries: Queries) -> tuple[Tensor, Tensor]:

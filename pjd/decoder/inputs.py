@@ -26,6 +26,7 @@ class Inputs(NamedTuple):
         mask: bool [batch, 1, queries, used], True where the query may attend.
         slots: int64 [batch, queries]; where keys and values go.
         used: number of cache slots that are read, the first ones.
+        fed: int64 [rows]; the queries that are no blanks, of batch * queries; None: compute all.
     """
 
     x: Tensor
@@ -33,6 +34,7 @@ class Inputs(NamedTuple):
     mask: Tensor
     slots: Tensor
     used: int
+    fed: Tensor | None = None
 
 
 def prefill_inputs(prompt: Prompt, slots: SlotMap) -> Inputs:
@@ -84,7 +86,8 @@ def step_inputs(
     of_prompt = prompt.mask[:, None].expand(-1, slots.shape[1], -1)
     of_image = image_mask(state.committed, layout, config, band, queries).repeat(branches, 1, 1)
     mask = torch.cat([own, of_prompt, of_image], dim=-1)[:, None, :, :used]
-    return Inputs(x, positions, mask, slots, used)
+    fed = shapes.fed(queries.valid.repeat(branches, 1))
+    return Inputs(x, positions, mask, slots, used, fed)
 
 
 def image_mask(

@@ -86,6 +86,16 @@ class Shapes:
             return self.slots.total
         return self.slots.first_image + int(raster.max()) + 1
 
+    def fed(self, valid: Tensor) -> Tensor | None:
+        """The queries that are no blanks, int64 [rows] of batch * queries; None: compute all.
+
+        Args:
+            valid: bool [batch, queries].
+        """
+        if self.static or bool(valid.all()):
+            return None
+        return valid.flatten().nonzero().squeeze(1)
+
     def images_to_keep(self, unfinished: Tensor) -> Tensor | None:
         """Indices int64 [fewer] of the images to go on with; None: all, dropping does not pay yet.
 

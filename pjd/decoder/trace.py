@@ -12,8 +12,8 @@ from pjd.decoder.schedule import Band
 from pjd.decoder.state import State
 from pjd.decoder.verify import Verified
 
-COUNTS = ("committed", "drafted", "accepted", "fed", "blocked", "rejected")
-"""Fields of a trace that have one entry per iteration and image."""
+COUNTS = ("committed", "drafted", "accepted", "rejected", "fed", "blocked")
+"""Fields of a trace that have entries per iteration and image."""
 
 
 @dataclass
@@ -25,10 +25,11 @@ class Trace:
         committed: int16 [iterations, batch, rows]; tokens committed after the iteration.
         drafted: int16 [iterations, batch, rows]; drafts verified in it.
         accepted: int16 [iterations, batch, rows]; of those, accepted.
+        rejected: bool [iterations, batch, rows]; whether a rejected draft stopped the row. If not,
+            it committed all that it was allowed to, and drafts behind were not put to the test.
         fed: int16 [iterations, batch]; tokens fed to the model.
         blocked: int16 [iterations, batch]; rows that committed all they were allowed to, and were
             kept from more by a row above.
-        rejected: int16 [iterations, batch]; rows that were stopped by a rejected draft.
         variation: float32 [batch, window]; total variation between a draft's distribution and the
             one that it is tested against, summed over the drafts at each depth.
     """
@@ -37,9 +38,9 @@ class Trace:
     committed: Tensor
     drafted: Tensor
     accepted: Tensor
+    rejected: Tensor
     fed: Tensor
     blocked: Tensor
-    rejected: Tensor
     variation: Tensor
 
     @classmethod
@@ -52,9 +53,9 @@ class Trace:
             committed=torch.full_like(by_row, layout.columns),
             drafted=by_row,
             accepted=by_row.clone(),
+            rejected=by_row.bool(),
             fed=by_image,
             blocked=by_image.clone(),
-            rejected=by_image.clone(),
             variation=torch.zeros(batch, window, device=device),
         )
 
@@ -76,9 +77,9 @@ class Trace:
         self.committed[iteration, images] = state.committed[:, :-1].to(torch.int16)
         self.drafted[iteration, images] = by_row(drafts)
         self.accepted[iteration, images] = by_row(accepted)
+        self.rejected[iteration, images] = by_row(rejected.to(drafts.dtype)).bool()
         self.fed[iteration, images] = queries.valid.sum(1).to(torch.int16)
         self.blocked[iteration, images] = blocked.sum(1).to(torch.int16)
-        self.rejected[iteration, images] = rejected.sum(1).to(torch.int16)
         zeros = torch.zeros_like(self.variation[: len(images)])
         self.variation[images] += zeros.scatter_add(1, queries.depth, verified.variation)
 
@@ -138,36 +139,38 @@ class Trace:
     def tested(self) -> tuple[Tensor, Tensor]:
         """Drafts accepted and drafts rejected at each position, int64 [batch, rows * columns] both.
 
-        Drafts behind the first rejection of a window are neither.
+        Drafts behind the first rejection of a window are neither, nor are those behind what the
+        row was allowed to commit.
         """
         before = torch.cat([torch.zeros_like(self.committed[:1]), self.committed[:-1]]).long()
         after = before + self.accepted
         zeros = torch.zeros(*before.shape[1:], self.columns + 1, dtype=torch.long)
-        rejected = (self.accepted < self.drafted).long()
         ones = torch.ones_like(before)
 
         def count(at: Tensor, amount: Tensor) -> Tensor:
             return zeros.scatter_add(2, at.permute(1, 2, 0), amount.permute(1, 2, 0))
 
         accepted = (count(before, ones) - count(after, ones)).cumsum(2)
-        return accepted[..., :-1].flatten(1), count(after, rejected)[..., :-1].flatten(1)
+        rejected = count(after, self.rejected.long())
+        return accepted[..., :-1].flatten(1), rejected[..., :-1].flatten(1)
 
     @property
     def depths(self) -> pd.DataFrame:
         """One row per draft depth (0: next after the committed tokens), summed over images.
 
-        Columns: depth, drafts, tested (not behind a rejection), accepted, variation (total
+        Columns: depth, drafts, tested (see :attr:`tested`), accepted, variation (total
         variation between the draft's distribution and the one it is tested against, mean over
         the drafts).
         """
         depth = torch.arange(self.variation.shape[1])[:, None, None, None]
         drafts = (self.drafted > depth).sum((1, 2, 3))
-        tested = ((self.drafted > depth) & (self.accepted >= depth)).sum((1, 2, 3))
+        accepted = (self.accepted > depth).sum((1, 2, 3))
+        rejected = (self.rejected & (self.accepted == depth)).sum((1, 2, 3))
         columns = {
             "depth": depth.flatten(),
             "drafts": drafts,
-            "tested": tested,
-            "accepted": (self.accepted > depth).sum((1, 2, 3)),
+            "tested": accepted + rejected,
+            "accepted": accepted,
             "variation": self.variation.double().sum(0) / drafts.clamp(min=1),
         }
         table = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
@@ -196,7 +199,7 @@ class Trace:
             "committed": gained.sum(-1),
             "fed": self.fed,
             "blocked": self.blocked,
-            "rejected": self.rejected,
+            "rejected": self.rejected.sum(-1),
             "lag": ((above - below) * open_).sum(-1) / open_.sum(-1),
         }
         table = pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})

@@ -1,14 +1,11 @@
 """Fidelity to the autoregressive model: likelihood of decoded codes under the exact model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from pjd.decoder.mask import causal
@@ -64,24 +61,6 @@ def teacher_forced(
     return x, positions, mask
 
 
-class OneDnnLinear(TorchFunctionMode):
-    """Computes linear maps in single precision on a CPU by oneDNN, which is part of torch.
-
-    By default torch uses MKL, which has half of oneDNN's speed on AMD's processors. Results differ
-    by rounding.
-    """
-
-    def __torch_function__(
-        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Call ``function``, or oneDNN in its place."""
-        if function is F.linear and not kwargs and torch.backends.mkldnn.is_available():
-            x, weight, bias = (*args, None)[:3]
-            if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
-                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return function(*args, **(kwargs or {}))
-
-
 @torch.inference_mode()
 def log_likelihood(
     model: ImageModel,
@@ -118,8 +97,7 @@ def log_likelihood(
         guided = guidance != 1
         prompt = model.encode(prompts[start : start + batch_size], guided)
         x, positions, mask = teacher_forced(model, prompt, codes)
-        with OneDnnLinear():
-            logits = model.forward(x, positions, mask)
+        logits = model.forward(x, positions, mask)
         logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
         if guided:
             logits = guide(logits, guidance)

@@ -15,6 +15,7 @@ from pjd.decoder.cache import SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
 from pjd.decoder.model import Prompt
+from pjd.models.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Mlp(nn.Module):
     def __init__(self, inputs: int, dim: int) -> None:
         """Map ``inputs`` numbers to ``dim`` numbers."""
         super().__init__()
-        self.fc1 = nn.Linear(inputs, dim, bias=False)
-        self.fc2 = nn.Linear(dim, dim, bias=False)
+        self.fc1 = Linear(inputs, dim, bias=False)
+        self.fc2 = Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., inputs] to [..., dim]."""
@@ -113,15 +114,15 @@ def rotary_table(config: LlamaGenConfig) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate interleaved pairs of ``x`` [batch, heads, length, head_dim].
+    """Rotate interleaved pairs of ``x`` [..., heads, head_dim].
 
     Args:
         x: queries or keys.
-        rotation: [1 or batch, length, head_dim / 2, 2] from :func:`rotary_table`.
+        rotation: [..., head_dim / 2, 2] from :func:`rotary_table`.
     """
     pairs = x.unflatten(-1, (-1, 2))
     even, odd = pairs[..., 0], pairs[..., 1]
-    cosine, sine = rotation[:, None, ..., 0], rotation[:, None, ..., 1]
+    cosine, sine = rotation[..., None, :, :].unbind(-1)
     rotated = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
     return rotated.flatten(-2).to(x.dtype)
 
@@ -133,22 +134,25 @@ class Attention(nn.Module):
         """Make the two projections."""
         super().__init__()
         self.heads = config.heads
-        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
-        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+        self.wqkv = Linear(config.dim, 3 * config.dim, bias=False)
+        self.wo = Linear(config.dim, config.dim, bias=False)
 
     def forward(
         self, x: Tensor, rotation: Tensor, mask: Tensor, layer: int, cache: SlotCache | None
     ) -> Tensor:
-        """Attend from ``x`` [batch, length, dim] to itself or, with a cache, to all its slots."""
+        """Attend from ``x`` [..., dim] to itself or, with a cache, to all its slots."""
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.wqkv(x).chunk(3, dim=-1)
+            part.unflatten(-1, (self.heads, -1)) for part in self.wqkv(x).chunk(3, dim=-1)
         )
         query, key = rotate(query, rotation), rotate(key, rotation)
-        if cache is not None:
-            key, value = cache.update(key, value, layer)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.wo(out.transpose(1, 2).flatten(-2))
+        if cache is None:
+            key, value = key.transpose(1, 2), value.transpose(1, 2)
+        else:
+            query = cache.unpack(query)
+            key, value = cache.update_packed(key, value, layer)
+        out = F.scaled_dot_product_attention(query.transpose(1, 2), key, value, attn_mask=mask)
+        out = out.transpose(1, 2).flatten(-2)
+        return self.wo(out if cache is None else cache.pack(out))
 
 
 class FeedForward(nn.Module):
@@ -157,9 +161,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: LlamaGenConfig) -> None:
         """Make the three projections."""
         super().__init__()
-        self.w1 = nn.Linear(config.dim, config.feed_forward, bias=False)
-        self.w3 = nn.Linear(config.dim, config.feed_forward, bias=False)
-        self.w2 = nn.Linear(config.feed_forward, config.dim, bias=False)
+        self.w1 = Linear(config.dim, config.feed_forward, bias=False)
+        self.w3 = Linear(config.dim, config.feed_forward, bias=False)
+        self.w2 = Linear(config.feed_forward, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., dim] to the same shape."""
@@ -201,7 +205,7 @@ class LlamaGen(nn.Module):
         self.cls_embedding = CaptionEmbedder(config)
         self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
+        self.output = Linear(config.dim, config.vocabulary, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("rotary", rotary_table(config), persistent=False)
         for module in self.modules():
@@ -225,6 +229,8 @@ class LlamaGen(nn.Module):
             Normalised hidden states [batch, length, dim]; apply ``output`` for logits.
         """
         rotation = self.rotary[positions]
+        if cache is not None:
+            x, rotation = cache.pack(x), cache.pack(rotation)
         for index, layer in enumerate(self.layers):
             x = layer(x, rotation, mask, index, cache)
         return self.norm(x)
@@ -311,4 +317,5 @@ class LlamaGenModel:
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
         """Logits of the code after each input."""
-        return self.transformer.output(self.transformer(x, positions, mask, cache))
+        logits = self.transformer.output(self.transformer(x, positions, mask, cache))
+        return logits if cache is None else cache.unpack(logits)
