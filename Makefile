@@ -68,13 +68,11 @@ runs: data ## check out the runs that ship with the repository, and what was mea
 	@$(call PULL,prepare decode fit-probe compare evaluate)
 
 reproduce: runs ## decode the main runs, measure them, draw every figure and table; resumes
-	@$(BIN)/python -m pjd.pipeline.lock
-	$(BIN)/dvc repro report
+	@$(BIN)/python -m pjd.pipeline.reproduce
 	@echo "The report: $(CURDIR)/reports/index.html"
 
 everything: data ## decode and measure all runs anew, three hours on 2 cores; resumes
-	@$(BIN)/python -m pjd.pipeline.lock
-	$(BIN)/dvc repro report
+	@$(BIN)/python -m pjd.pipeline.reproduce --everything
 	@echo "The report: $(CURDIR)/reports/index.html"
 
 NAME ?= emoji-64

@@ -266,7 +266,7 @@ def verify(
     ] = False,
 ) -> None:
     """Compare the main run with the committed results; exit code 1 if a line fails."""
-    from pjd.pipeline.reproduction import check_reproduction
+    from pjd.pipeline.expected import check_reproduction
 
     lines = check_reproduction(write=write)
     typer.echo(lines.to_string(index=False))

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 
 from pjd.paths import NOTEBOOKS
-from pjd.pipeline.reproduction import check_reproduction
+from pjd.pipeline.expected import check_reproduction
 
 TEXT = NOTEBOOKS / "figures" / "findings.md"
 """One heading per figure, by its name in params.yaml, and a paragraph. A number is written as

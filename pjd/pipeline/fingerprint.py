@@ -1,4 +1,4 @@
-"""Hash the decoder's code, so that decoded runs are out of date only if the code has changed.
+"""Hash code, so that what it made is out of date only if the code has changed.
 
 Comments, docstrings, formatting, imports and the module of a definition are left out: otherwise
 a corrected text or a moved function would cost hours of decoding.
@@ -77,7 +77,8 @@ def name_of(statement: ast.stmt) -> str:
 def fingerprints(paths: list[Path]) -> dict[str, list[str]]:
     """SHA-256 of every definition in ``paths``, by name; a folder stands for all its modules.
 
-    Statements that define nothing, and all cells of a notebook, are hashed together, in order.
+    Statements that define nothing, and all cells of a notebook, are hashed together, in order. A
+    file of another kind is hashed as it is.
     """
     files = []
     for path in paths:
@@ -88,6 +89,9 @@ def fingerprints(paths: list[Path]) -> dict[str, list[str]]:
         found[name].append(hashlib.sha256(json.dumps(content).encode()).hexdigest())
 
     for path in files:
+        if path.suffix not in (".py", ".ipynb"):
+            add(path.name, path.read_text(encoding="utf-8"))
+            continue
         body = read_tree(path).body
         if path.suffix == ".ipynb":
             add(path.name, plain(body))

@@ -66,6 +66,8 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
             parameters=parameters,
             kernel_name="python3",
             extra_arguments=QUIET,
+            # A kernel that is asked to end takes a second for it.
+            shutdown_kernel="immediate",
             cwd=str(ROOT),
             progress_bar=sys.stderr.isatty(),
             log_output=True,

@@ -11,10 +11,10 @@ import pandas as pd
 
 from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, NOTEBOOKS, PROVENANCE, REPORTS, RESULTS, ROOT, RUNS
+from pjd.pipeline.expected import check_reproduction
 from pjd.pipeline.files import read_table
 from pjd.pipeline.findings import findings
 from pjd.pipeline.params import parameters
-from pjd.pipeline.reproduction import check_reproduction
 
 SHIPPED = ROOT / "docs" / "results" / "provenance.json"
 """Where the runs come from that come with the repository."""

@@ -9,11 +9,11 @@ import pandas as pd
 from PIL import Image
 
 from pjd.paths import RESULTS, ROOT
+from pjd.pipeline.expected import check_reproduction
 from pjd.pipeline.files import read_table
 from pjd.pipeline.findings import findings
 from pjd.pipeline.params import parameters
 from pjd.pipeline.report import caption_of, shown_file, summary, title_of, where_decoded
-from pjd.pipeline.reproduction import check_reproduction
 
 TARGET = ROOT / "docs" / "results"
 

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pjd.cli import app
-from pjd.pipeline import reproduction
+from pjd.pipeline.expected import check_reproduction, compare, expectation
 
 
 def table(images: int = 512) -> pd.DataFrame:
@@ -26,8 +26,8 @@ def table(images: int = 512) -> pd.DataFrame:
 
 
 def test_a_run_is_what_it_made_expected():
-    expected = reproduction.expectation(table(), "emoji-64")
-    lines = reproduction.compare(table(), "emoji-64", expected)
+    expected = expectation(table(), "emoji-64")
+    lines = compare(table(), "emoji-64", expected)
     assert len(lines) == 4 and (lines.verdict == "as expected").all()
 
 
@@ -37,37 +37,35 @@ def test_a_run_is_what_it_made_expected():
 )
 def test_tolerance_is_three_deviations_of_a_difference(run, shift, outcome):
     # An interval of 2 is a deviation of 0.51; of a difference 0.72; three of them 2.16.
-    expected = reproduction.expectation(table(), "emoji-64")
+    expected = expectation(table(), "emoji-64")
     measured = table()
     measured.loc[run, "steps"] += shift
-    lines = reproduction.compare(measured, "emoji-64", expected)
+    lines = compare(measured, "emoji-64", expected)
     assert lines.verdict[2 * run] == outcome
     assert (lines.verdict.drop(2 * run) == "as expected").all()
 
 
 def test_other_images_or_models_are_not_compared():
-    expected = reproduction.expectation(table(), "emoji-64")
+    expected = expectation(table(), "emoji-64")
     for measured, model in ((table(4), "emoji-64"), (table(), "emoji-96")):
         with pytest.raises(ValueError, match="nothing to compare"):
-            reproduction.compare(measured, model, expected)
+            compare(measured, model, expected)
 
 
 def test_only_runs_that_a_claim_rests_on_are_compared(tmp_path):
     more = table().assign(run=["sjd-32", "pjd-rows-2"], group=["comparison", "rows"])
     other = table().assign(run=["emoji-96-ar", "emoji-96-sjd"], model="emoji-96", group="models")
     pd.concat([table(), more, other]).to_parquet(tmp_path / "runs.parquet")
-    lines = reproduction.check_reproduction(tmp_path, tmp_path / "e.json", write=True)
+    lines = check_reproduction(tmp_path, tmp_path / "e.json", write=True)
     runs = {"sjd-32", "emoji-96-ar", "emoji-96-sjd", "ar", "pjd-4"}
     assert set(lines.run) == runs and (lines.verdict == "as expected").all()
     pd.concat([table(), other]).to_parquet(tmp_path / "runs.parquet")
-    lines = reproduction.check_reproduction(tmp_path, tmp_path / "e.json")
+    lines = check_reproduction(tmp_path, tmp_path / "e.json")
     assert lines.run[lines.verdict == "missing"].unique().tolist() == ["sjd-32"]
 
 
 def test_the_command_says_what_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        reproduction.check_reproduction, "__defaults__", (tmp_path, tmp_path / "e.json", False)
-    )
+    monkeypatch.setattr(check_reproduction, "__defaults__", (tmp_path, tmp_path / "e.json", False))
     table().to_parquet(tmp_path / "runs.parquet")
     run = CliRunner().invoke
     assert isinstance(run(app, ["verify"]).exception, FileNotFoundError)

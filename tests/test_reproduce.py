@@ -1,0 +1,101 @@
+"""`make reproduce` asks DVC for stages that exist, says until when, and stops at a failure."""
+
+import sys
+
+import pytest
+import yaml
+
+from pjd.paths import ROOT
+from pjd.pipeline import reproduce
+from pjd.pipeline.params import parameters
+from pjd.pipeline.reproduce import Clock, Part, plan, run_part
+
+MACHINE = {"device": "cpu", "dtype": "float32", "threads": 2}
+
+
+@pytest.fixture
+def fake_dvc(tmp_path, monkeypatch):
+    """A DVC that runs each stage it is asked for; one called "bad" fails."""
+    script = tmp_path / "dvc"
+    script.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "for stage in sys.argv[3:]:\n"
+        "    if not stage.startswith('-'):\n"
+        "        print(f\"Running stage '{stage}':\", flush=True)\n"
+        "        if stage == 'bad': sys.exit('it is broken')\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(reproduce, "dvc", lambda: str(script))
+    monkeypatch.setattr(reproduce, "LOGS", tmp_path / "logs")
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_every_stage_that_is_asked_for_is_one_of_dvc(everything):
+    from dvc.repo import Repo
+
+    known = {stage.addressing for stage in Repo(ROOT).index.stages}
+    asked = [stage for part in plan(parameters(), everything) for stage in part.stages]
+    assert len(asked) == len(set(asked)) and set(asked) - {"prepare"} <= known
+    decoded = {stage for stage in asked if stage.startswith("decode@")}
+    runs = parameters()["runs"]
+    main = {f"decode@{name}" for name, run in runs.items() if run["group"] == "main"}
+    assert decoded == ({f"decode@{name}" for name in runs} if everything else main)
+
+
+def test_the_first_pictures_come_first():
+    values = parameters()
+    for profile in ("smoke", "paper"):
+        laid_over = yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text())
+        runs = laid_over.get("runs", values["runs"])
+        shown = laid_over.get("first_pictures", values["first_pictures"])
+        assert all(runs[run]["group"] == "main" for run in shown)
+    decodes = [stage for part in plan(values) for stage in part.stages if "decode@" in stage]
+    assert decodes[:2] == [f"decode@{run}" for run in values["first_pictures"]]
+
+
+def test_on_gpus_as_many_stages_as_devices_run_at_once(monkeypatch):
+    values = parameters() | {"machine": {**MACHINE, "device": "cuda"}}
+
+    def at_once() -> set[int]:
+        return {part.processes for part in plan(values) if part.stages[0].startswith("decode@")}
+
+    monkeypatch.delenv("PJD_DEVICES", raising=False)
+    assert at_once() == {0}
+    monkeypatch.setenv("PJD_DEVICES", "0,1,2")
+    assert at_once() == {3}
+
+
+def test_the_time_is_that_of_other_machines_scaled_by_what_was_seen():
+    parts = [Part("runs", ["decode@a", "decode@b", "decode@new"]), Part("figures", ["draw@x"], 2)]
+    clock = Clock(parts, {"decode@a": 100.0, "decode@b": 300.0, "draw@x": 8.0})
+    assert clock.of("decode@b") == 300 and clock.of("draw@x") == 4
+    # One that was never timed takes as long as others of its kind.
+    assert clock.of("decode@new") == 200
+    clock.ran("decode@a", 260.0)
+    assert (clock.spent + reproduce.STEADY) / (clock.expected + reproduce.STEADY) == 2
+
+
+@pytest.mark.parametrize("processes", [0, 1, 2])
+def test_a_part_runs_all_its_stages(fake_dvc, processes, capsys):
+    part = Part("runs", ["a", "b", "c"], processes)
+    clock = Clock([part, Part("report", ["d"])], {})
+    assert set(run_part(part, clock, ["d"])) == {"a", "b", "c"}
+    assert capsys.readouterr().out.count("until") == 3
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stage_that_fails_stops_all_and_is_shown(fake_dvc, processes):
+    part = Part("runs", ["a", "bad", "c"], processes)
+    with pytest.raises(ChildProcessError, match=r"'bad'(.|\n)*it is broken(.|\n)*log"):
+        run_part(part, Clock([part], {}), [])
+
+
+def test_what_is_finished_is_said_to_stay(monkeypatch, capsys):
+    def fail(everything: bool, record: bool) -> None:
+        raise ChildProcessError("it is broken")
+
+    monkeypatch.setattr(reproduce, "reproduce", fail)
+    monkeypatch.setattr(reproduce, "restore", lambda: None)
+    assert reproduce.main([]) == 1
+    assert "it is broken" in (said := capsys.readouterr().err) and "go on" in said
