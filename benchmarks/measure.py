@@ -17,9 +17,8 @@ from benchmarks.shapes import Shape
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Decoded, Engine
 from pjd.decoder.model import ImageModel
-from pjd.decoder.queries import Queries
-from pjd.decoder.schedule import Band
 from pjd.decoder.state import State
+from pjd.decoder.trace import Trace
 from pjd.decoder.verify import Verified, verify
 
 
@@ -96,6 +95,8 @@ class TimedEngine(Engine):
         self.marks: list[Any] = []
         prompt = model.encode(prompts, config.guided)
         super().__init__(TimedModel(model, self.clock), config, prompt, seeds)
+        # Parts of a captured iteration have no times of their own.
+        self.recorder = None
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> Decoded:
         """Decode the batch, and time the verifications too."""
@@ -113,10 +114,10 @@ class TimedEngine(Engine):
             super().prefill()
         self.clock.spans.pop("forward", None)
 
-    def step(self, state: State) -> tuple[Band, Queries, Verified]:
+    def step(self, state: State, trace: Trace) -> None:
         """One iteration, after noting when it begins."""
         self.marks.append(self.clock.now())
-        return super().step(state)
+        super().step(state, trace)
 
     def now(self) -> float:
         """The engine's clock, which it reads before its first iteration and after its last."""

@@ -44,13 +44,13 @@ def decode_ten(model: ImageModel, method: str, static: bool) -> tuple[Tensor, se
     """Codes of ten images, and the numbers of queries that the forward passes had."""
     config = configure(method, seed=3, **({"context": 2} if method in BY_ROWS else {}))
     engine = engine_of(model, config, 2 * PROMPTS, torch.arange(10), static)
-    sizes, predict = set(), engine.predict
+    sizes, target = set(), engine.target
 
-    def watched(state, band, queries):
+    def watched(logits, queries):
         sizes.add(queries.token.shape[1])
-        return predict(state, band, queries)
+        return target(logits, queries)
 
-    engine.predict = watched
+    engine.target = watched
     return engine.run().tokens, sizes
 
 

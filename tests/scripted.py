@@ -77,10 +77,10 @@ def board(state: State, grid: Grid) -> list[str]:
 def boards(model: Scripted, config: DecodeConfig) -> list[list[str]]:
     """The board after every step of one image, until it is complete."""
     engine = Engine(model, config, model.encode(["any"], config.guided), torch.tensor([0]))
-    state, shown = engine.initial_state(), []
+    state, trace, shown = engine.initial_state(), engine.empty_trace(), []
     engine.prefill()
     while int(state.committed_total) < engine.layout.length:
-        engine.step(state)
+        engine.step(state, trace)
         shown.append(board(state, model.grid))
     return shown
 

@@ -171,11 +171,12 @@ def test_drafts_are_what_they_are_declared_to_be(model, method):
     config = configure(method, context=2, top_k=2, guidance=2.0)
     prompt = model.encode(PROMPTS, config.guided)
     engine = Engine(model, config, prompt, torch.arange(len(PROMPTS)))
-    state, lane = engine.initial_state(), torch.arange(engine.slots.n_lanes)
+    state, trace = engine.initial_state(), engine.empty_trace()
+    lane = torch.arange(engine.slots.n_lanes)
     depth = torch.arange(config.window)
     engine.prefill()
     while (state.committed[:, :-1] < engine.layout.columns).any():
-        engine.step(state)
+        engine.step(state, trace)
         top = (state.committed[:, :-1] == 6).sum(1, keepdim=True)
         row = (top + lane).clamp(max=6)
         column = state.committed.gather(1, row)[..., None] + depth

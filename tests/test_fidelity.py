@@ -21,14 +21,14 @@ def test_log_likelihood_is_that_of_the_decoder_itself():
     config = configure("ar", guidance=2.0, temperature=0.7)
     engine = engine_of(model, config, PROMPTS, torch.arange(2))
     seen = []
-    predict = engine.predict
+    target = engine.target
 
     def listen(*arguments):
-        probs, finite = predict(*arguments)
+        probs, finite = target(*arguments)
         seen.append(probs)
         return probs, finite
 
-    engine.predict = listen
+    engine.target = listen
     tokens = engine.run().tokens
     drawn = torch.stack([p[:, 0] for p in seen], dim=1).gather(2, tokens[..., None]).squeeze(-1)
     nats, outside = log_likelihood(model, PROMPTS, tokens, 2.0, 0.7, top_k=1)

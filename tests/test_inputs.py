@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pjd.decoder.drafts import draft
+from pjd.decoder.inputs import step_inputs
 from pjd.decoder.methods import configure
 from pjd.decoder.queries import build_queries
 from pjd.decoder.schedule import schedule
@@ -28,7 +29,10 @@ def test_drafts_of_another_row_move_predictions_only_where_the_mask_shows_them(m
             # The top row has other drafts; everything else is as it was.
             windows.drafts[:, 0] = (windows.drafts[:, 0] + 1) % model.vocabulary
         queries = build_queries(state, layout, engine.slots, band, windows)
-        predictions.append(engine.predict(state, band, queries)[0])
+        inputs = step_inputs(
+            model, engine.prompt, state, layout, config, band, queries, engine.shapes
+        )
+        predictions.append(engine.target(engine.forward(inputs), queries)[0])
     change = (predictions[0] - predictions[1]).abs().amax(-1)
     moved = [float(change[queries.lane == lane].max()) > 1e-6 for lane in range(3)]
     protected = {"row-causal": [1, 2], "none": [], "released": [1]}[mask]

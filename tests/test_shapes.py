@@ -31,13 +31,13 @@ def test_a_step_is_one_graph_and_changes_no_token(method):
     def steps(compiled: bool) -> torch.Tensor:
         engine = engine_of(model, config, PROMPTS[:2], torch.arange(2), static=True)
         engine.shapes.bound = min(4, engine.slots.n_lanes)
-        state = engine.initial_state()
+        state, trace = engine.initial_state(), engine.empty_trace()
         engine.prefill()
         step = engine.step
         if compiled:
             step = torch.compile(step, fullgraph=True, dynamic=False, backend=backend)
         for _ in range(8):
-            step(state)
+            step(state, trace)
         return state.tokens
 
     torch._dynamo.reset()

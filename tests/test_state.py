@@ -11,11 +11,12 @@ def test_drafts_move_to_the_front_of_the_window_when_tokens_are_committed(model)
     config = configure("pjd", context=2, window=4)
     engine = engine_of(model, config, PROMPTS, torch.arange(len(PROMPTS)))
     state = engine.initial_state()
+    trace = engine.empty_trace()
     engine.prefill()
     assert (state.committed_total == 0).all()
     for iteration in range(1, 6):
         before = state.committed.clone()
-        engine.step(state)
+        engine.step(state, trace)
         assert (state.iteration == iteration).all()
         assert (state.committed >= before).all() and (state.drafted <= config.window).all()
         for row in range(state.n_rows):

@@ -10,7 +10,7 @@ from pjd.decoder.verify import Verified
 
 
 def commit(state: State, band: Band, queries: Queries, verified: Verified, finite: Tensor) -> None:
-    """Update ``state`` in place.
+    """Update ``state`` in place: a captured iteration finds every field where it was.
 
     Args:
         state: of the batch.
@@ -31,7 +31,7 @@ def commit(state: State, band: Band, queries: Queries, verified: Verified, finit
     remaining = (band.n_drafts + 1).clamp(max=window) - verified.committed
     state.drafted.scatter_(1, row, remaining)
     state.committed.scatter_add_(1, row, torch.where(band.active, verified.committed, 0))
-    state.flushed = band.finished
+    state.flushed.copy_(band.finished)
     state.iteration += 1
     failed_now = ~finite & (state.failed_at == 0)
-    state.failed_at = torch.where(failed_now, state.iteration, state.failed_at)
+    state.failed_at.copy_(torch.where(failed_now, state.iteration, state.failed_at))

@@ -6,15 +6,17 @@ tensors; every image of a batch advances at its own pace.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pjd.decoder.cache import SlotMap
+from pjd.decoder.capture import Captured, Recorder, cuda_recorder
 from pjd.decoder.commit import commit
 from pjd.decoder.config import DecodeConfig
-from pjd.decoder.drafts import draft
+from pjd.decoder.drafts import Windows, draft
 from pjd.decoder.grid import RowLayout
 from pjd.decoder.inputs import Inputs, prefill_inputs, step_inputs
 from pjd.decoder.model import ImageModel, Prompt
@@ -26,7 +28,7 @@ from pjd.decoder.schedule import Band, lanes_needed, schedule
 from pjd.decoder.shapes import Shapes
 from pjd.decoder.state import State, logits_error
 from pjd.decoder.trace import Trace
-from pjd.decoder.verify import Verified, proposals, verify
+from pjd.decoder.verify import proposals, verify
 
 
 class Decoded(NamedTuple):
@@ -41,6 +43,22 @@ class Decoded(NamedTuple):
     tokens: Tensor
     seconds: float
     trace: Trace
+
+
+class Fed(NamedTuple):
+    """What an iteration feeds.
+
+    Attributes:
+        band: the active rows.
+        windows: their drafts.
+        queries: all windows, side by side.
+        inputs: what the model is given.
+    """
+
+    band: Band
+    windows: Windows
+    queries: Queries
+    inputs: Inputs
 
 
 class Engine:
@@ -71,18 +89,32 @@ class Engine:
         self.cache = model.cache(len(prompt.mask), self.slots.total)
         static = model.device.type != "cpu" if static is None else static
         self.shapes = Shapes(self.layout, self.slots, static)
+        self.recorder: Recorder | None = cuda_recorder() if model.device.type == "cuda" else None
 
     def initial_state(self) -> State:
         """The state before the first iteration."""
         return State.initial(self.layout, self.seeds, self.slots.n_lanes, self.config.window)
+
+    def empty_trace(self) -> Trace:
+        """A record that all iterations fit in."""
+        return Trace.empty(self.layout, len(self.seeds), self.config.window, self.model.device)
 
     def prefill(self) -> None:
         """Feed the prompt but for its last position."""
         if self.slots.prompt > 1:
             self.forward(prefill_inputs(self.prompt, self.slots))
 
-    def step(self, state: State) -> tuple[Band, Queries, Verified]:
-        """One iteration; updates ``state`` in place."""
+    def step(self, state: State, trace: Trace) -> None:
+        """One iteration and its record: tensors written in place, and nothing that the host reads.
+
+        So it can be captured as one graph and replayed, see :mod:`pjd.decoder.capture`.
+        """
+        fed = self.feed(state)
+        logits = self.forward(fed.inputs)
+        self.judge(state, trace, fed, logits)
+
+    def feed(self, state: State) -> Fed:
+        """What an iteration feeds: schedule and draft."""
         layout, config = self.layout, self.config
         # 1. Schedule: which rows are active, how far each may draft and commit.
         band = schedule(state.committed, state.drafted, layout, self.slots.n_lanes, config)
@@ -90,32 +122,41 @@ class Engine:
         # 2. Draft: fill each row's window, and lay all windows side by side.
         windows = draft(state, layout, config, band)
         queries = self.shapes.pack(build_queries(state, layout, self.slots, band, windows))
-        # 3. Predict: one forward pass, one mask.
-        target_probs, finite = self.predict(state, band, queries)
+        # 3. Predict: what the one forward pass is given, with its one mask.
+        inputs = step_inputs(
+            self.model, self.prompt, state, layout, config, band, queries, self.shapes
+        )
+        return Fed(band, windows, queries, inputs)
+
+    def judge(self, state: State, trace: Trace, fed: Fed, logits: Tensor) -> None:
+        """What becomes of the drafts: verify, commit, record."""
+        layout, config, (band, windows, queries, _) = self.layout, self.config, fed
         # 4. Verify: accept, resample at the first rejection, redraft the rest.
+        target_probs, finite = self.target(logits, queries)
         drafts = proposals(state, layout, config, band, windows, queries)
         noise, codebook = self.noise(state, queries), self.model.codebook
         verified = verify(target_probs, drafts, queries, band, noise, config, codebook)
         # 5. Commit: write tokens, drafts and their distributions.
         commit(state, band, queries, verified, finite)
-        return band, queries, verified
+        trace.record(state, band, queries, verified)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits float [branches * batch, queries, vocabulary]; fills the cache."""
         cache = self.cache.at(inputs.slots, inputs.used, inputs.fed)
         return self.model.forward(inputs.x, inputs.positions, inputs.mask, cache)
 
-    def predict(self, state: State, band: Band, queries: Queries) -> tuple[Tensor, Tensor]:
-        """One forward pass under one mask.
+    def target(self, logits: Tensor, queries: Queries) -> tuple[Tensor, Tensor]:
+        """What tokens are drawn from.
+
+        Args:
+            logits: of all guidance branches.
+            queries: of the batch.
 
         Returns:
             The target distributions p, float [batch, queries, ids]; and whether the logits of
             each image were finite, bool [batch, 1].
         """
         layout, config = self.layout, self.config
-        logits = self.forward(
-            step_inputs(self.model, self.prompt, state, layout, config, band, queries, self.shapes)
-        )
         if config.guided:
             logits = guide(logits, config.guidance)
         finite = has_finite_maximum(logits, config.temperature) | ~queries.valid
@@ -153,15 +194,16 @@ class Engine:
         began = self.now()
         state = self.initial_state()
         self.prefill()
-        trace = Trace.empty(layout, batch, self.config.window, self.model.device)
+        trace = self.empty_trace()
         tokens = state.tokens.new_zeros(batch, layout.length)
         committed_total, iteration = 0, 0
+        captured = Captured(self.recorder)
         while committed_total < batch * layout.length:
             count = min(self.shapes.iterations_per_look, layout.length - iteration)
             self.shapes.look_ahead(state, count)
             for _ in range(count):
-                trace.record(iteration, state, *self.step(state))
-                iteration += 1
+                captured.run(self.shapes.bound, partial(self.step, state, trace))
+            iteration += count
             tokens[state.images] = state.tokens[:, :-1, : layout.columns].flatten(1)
             own, failed_at = state.committed_total, state.failed_at.amax()
             # One read for both: on a GPU the host waits for it.
@@ -175,6 +217,7 @@ class Engine:
             images = self.shapes.images_to_keep(own < layout.length)
             if images is not None and len(images):
                 state = self.select(state, images)
+                captured.forget()
         seconds = self.now() - began
         return Decoded(layout.codes_of(tokens), seconds, trace.cut(iteration))
 

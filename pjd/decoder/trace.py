@@ -59,11 +59,10 @@ class Trace:
             variation=torch.zeros(batch, window, device=device),
         )
 
-    def record(
-        self, iteration: int, state: State, band: Band, queries: Queries, verified: Verified
-    ) -> None:
+    def record(self, state: State, band: Band, queries: Queries, verified: Verified) -> None:
         """Write one iteration of the images of ``state``, which is as the iteration left it."""
         images, blank = state.images, torch.zeros_like(state.committed)
+        iteration = state.iteration.squeeze(1) - 1
         drafts = torch.where(band.active, band.n_drafts, 0)
         accepted = torch.where(band.active, verified.accepted, 0)
         gained = torch.where(band.active, verified.committed, 0)
