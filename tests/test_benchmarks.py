@@ -190,7 +190,7 @@ def test_the_mask_and_the_smaller_cache_are_what_the_formulas_say(monkeypatch):
         return smaller
 
     def seen(x, positions, mask, cache):
-        masks.append((mask.shape, mask.dtype, x.shape, cache.used))
+        masks.append((mask.shape, mask.dtype, x.shape, cache.place.used))
         return forward(x, positions, mask, cache)
 
     monkeypatch.setattr(SlotCache, "select", taken)

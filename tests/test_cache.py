@@ -21,8 +21,8 @@ def test_slots_are_blank_then_stand_ins_then_prompt_then_image():
 def test_a_slot_keeps_what_was_written_last():
     cache = SlotCache(layers=1, batch=1, heads=1, slots=5, head_dim=1)
     for slots, values in (([0, 3], [1.0, 2.0]), ([3, 4], [5.0, 6.0])):
-        written = torch.tensor(values).view(1, 1, 2, 1)
-        keys, _ = cache.at(torch.tensor([slots]), used=4).update(written, written, layer=0)
+        written = torch.tensor(values).view(1, 2, 1, 1)
+        keys, _ = cache.at(torch.tensor([slots]), used=4).layer(0).update(written, written)
     # Only the first four slots may be read in the last forward pass.
     assert keys.flatten().tolist() == [1, 0, 0, 5]
     assert cache.values.flatten().tolist() == [1, 0, 0, 5, 6]
@@ -65,9 +65,10 @@ def recomputed(engine: Engine) -> tuple[torch.Tensor, dict[int, int]]:
     fed, seen, newest = [], [], {}
 
     def recording(x, positions, mask, cache):
-        queries = [query for query, slot in enumerate(cache.slots[0].tolist()) if slot]
+        slots = cache.place.unpack(cache.place.slot)[0]
+        queries = [query for query, slot in enumerate(slots.tolist()) if slot]
         for query in queries:
-            newest[int(cache.slots[0, query])] = len(fed)
+            newest[int(slots[query])] = len(fed)
             fed.append((x[:, query], positions[:, query].expand(len(x))))
         for query in queries:
             shown = mask[:, 0, query].expand(len(x), -1)

@@ -194,7 +194,6 @@ def test_logits_in_wavefront_order_equal_a_plain_forward(case):
         mask[..., first : first + length] = F.pad(branch[1], (0, GRID * GRID - 1), value=True)
         mask[..., first + length] = True
         cache = engine.cache.select(torch.tensor([number]))
-        cache.sequence = torch.zeros(1, 1, dtype=torch.long)
         logits = model.forward(x, torch.tensor([[length]]), mask, cache.at(torch.tensor([[-1]])))
         torch.testing.assert_close(logits[0, 0], expected[-1], atol=1e-4, rtol=1e-4)
 

@@ -139,7 +139,7 @@ def test_the_cache_has_the_backbones_key_value_heads():
 
 def test_a_slot_cache_has_no_length():
     model, _ = tiny_llama(row_end=False)
-    cache = DecoderCache(model.cache(1, 4).at(torch.arange(1)[None]))
+    cache = DecoderCache([model.cache(1, 4).at(torch.arange(1)[None]).layer(0)])
     with pytest.raises(NotImplementedError, match="position_ids"):
         # Without positions and mask the backbone would ask the cache where it stands.
         model.backbone(inputs_embeds=torch.zeros(1, 1, 32), past_key_values=cache)

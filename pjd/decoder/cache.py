@@ -46,6 +46,62 @@ class SlotMap(NamedTuple):
         return self.first_image + self.image
 
 
+class Placement(NamedTuple):
+    """Where the inputs of one forward pass go: worked out once, used by every layer.
+
+    Attributes:
+        sequence: int64, index of each input's sequence, [batch, 1], or [rows] if packed.
+        slot: int64, the slot of each input, [batch, length], or [rows] if packed.
+        used: how many slots may be read, the first ones; None: all.
+        fed: int64 [rows]; the inputs that are no blanks, as indices into batch * length; None: all
+            are computed.
+        shape: batch and length.
+    """
+
+    sequence: Tensor
+    slot: Tensor
+    used: int | None
+    fed: Tensor | None
+    shape: torch.Size
+
+    def pack(self, x: Tensor) -> Tensor:
+        """The inputs that are fed, [rows, ...] of [batch, length, ...]; all if all are computed."""
+        return x if self.fed is None else x.flatten(0, 1)[self.fed]
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """What :meth:`pack` was given, [batch, length, ...], with zeros in the place of blanks."""
+        if self.fed is None:
+            return x
+        padded = x.new_zeros(self.shape.numel(), *x.shape[1:])
+        padded[self.fed] = x
+        return padded.unflatten(0, self.shape)
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, and where the inputs of this forward pass go.
+
+    Attributes:
+        keys: [batch, heads, slots, head_dim].
+        values: of the same shape.
+        place: of the inputs.
+    """
+
+    keys: Tensor
+    values: Tensor
+    place: Placement
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the inputs' keys and values, [batch, length, heads, head_dim] or packed.
+
+        Returns:
+            Keys and values that may be read, [batch, heads, used, head_dim].
+        """
+        sequence, slot, used, *_ = self.place
+        self.keys[sequence, :, slot] = key
+        self.values[sequence, :, slot] = value
+        return self.keys[:, :, :used], self.values[:, :, :used]
+
+
 class SlotCache:
     """Keys and values of every layer, allocated once.
 
@@ -62,6 +118,9 @@ class SlotCache:
         device: where the cache lives.
     """
 
+    place: Placement
+    fed: Tensor | None
+
     def __init__(
         self,
         layers: int,
@@ -76,25 +135,12 @@ class SlotCache:
         shape = (layers, batch, heads, slots, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.sequence = torch.arange(batch, device=device)[:, None]
-        self.slots = torch.zeros(batch, 0, dtype=torch.long, device=device)
-        self.used: int | None = None
-        self.fed: Tensor | None = None
-        self.fixed = False
-
-    def fix(self) -> "SlotCache":
-        """Promise that keys and values stay where they are: a captured graph may write to them."""
-        self.fixed = True
-        for tensor in (self.keys, self.values):
-            torch._dynamo.mark_static_address(tensor)
-        return self
 
     def select(self, sequences: Tensor) -> "SlotCache":
         """A cache of the sequences at ``sequences`` int64 [fewer] alone."""
         cache = copy(self)
         cache.keys, cache.values = self.keys[:, sequences], self.values[:, sequences]
-        cache.sequence = self.sequence[: len(sequences)]
-        return cache.fix() if self.fixed else cache
+        return cache
 
     def at(self, slots: Tensor, used: int | None = None, fed: Tensor | None = None) -> "SlotCache":
         """Say where the next forward pass writes; returns the cache itself.
@@ -103,41 +149,23 @@ class SlotCache:
             slots: int64 [batch, length]; where its keys and values go.
             used: how many slots it may read, the first ones; None: all.
             fed: int64 [rows]; the inputs that are no blanks, as indices into batch * length; None:
-                all are computed. A model may make use of it, see :meth:`pack`.
+                not known. A model may make use of it, see :meth:`leave_out_blanks`.
         """
-        self.slots, self.used, self.fed = slots, used, fed
+        sequence = torch.arange(len(slots), device=slots.device)[:, None]
+        self.place, self.fed = Placement(sequence, slots, used, None, slots.shape), fed
         return self
 
-    def pack(self, x: Tensor) -> Tensor:
-        """The inputs that are fed, [rows, ...] of [batch, length, ...]; all if all are computed."""
-        return x if self.fed is None else x.flatten(0, 1)[self.fed]
+    def leave_out_blanks(self) -> Placement:
+        """Where inputs go if those that are no blanks are computed alone, as far as it is known.
 
-    def unpack(self, x: Tensor) -> Tensor:
-        """What :meth:`pack` was given, [batch, length, ...], with zeros in the place of blanks."""
-        if self.fed is None:
-            return x
-        padded = x.new_zeros(self.slots.numel(), *x.shape[1:])
-        padded[self.fed] = x
-        return padded.unflatten(0, self.slots.shape)
-
-    def update_packed(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Like :meth:`update`, of what :meth:`pack` gave: [..., heads, head_dim]."""
-        if self.fed is None:
-            return self.update(key.transpose(1, 2), value.transpose(1, 2), layer)
-        keys, values = self.keys[layer], self.values[layer]
-        sequence = self.fed // self.slots.shape[1]
-        slot = self.slots.flatten()[self.fed]
-        keys[sequence, :, slot] = key
-        values[sequence, :, slot] = value
-        return keys[:, :, : self.used], values[:, :, : self.used]
-
-    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write [batch, heads, length, head_dim] to the slots that :meth:`at` named.
-
-        Returns:
-            Keys and values of the layer that may be read, [batch, heads, used, head_dim].
+        A model that calls it packs its inputs, :meth:`Placement.pack`; only the work changes.
         """
-        keys, values = self.keys[layer], self.values[layer]
-        keys[self.sequence, :, self.slots] = key.transpose(1, 2)
-        values[self.sequence, :, self.slots] = value.transpose(1, 2)
-        return keys[:, :, : self.used], values[:, :, : self.used]
+        place, fed = self.place, self.fed
+        if fed is not None:
+            sequence, slot = fed // place.shape[1], place.slot.flatten()[fed]
+            self.place = Placement(sequence, slot, place.used, fed, place.shape)
+        return self.place
+
+    def layer(self, index: int) -> LayerCache:
+        """The part of one layer."""
+        return LayerCache(self.keys[index], self.values[index], self.place)

@@ -15,6 +15,7 @@ from torch import Tensor
 from pjd.decoder.cache import SlotMap
 from pjd.decoder.capture import Captured, Recorder, cuda_recorder
 from pjd.decoder.commit import commit
+from pjd.decoder.compiled import Compiled
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.drafts import Windows, draft
 from pjd.decoder.grid import RowLayout
@@ -89,6 +90,9 @@ class Engine:
         self.cache = model.cache(len(prompt.mask), self.slots.total)
         static = model.device.type != "cpu" if static is None else static
         self.shapes = Shapes(self.layout, self.slots, static)
+        if self.shapes.static and getattr(model, "compiled", False):
+            self.feed = Compiled(self.feed)  # type: ignore[method-assign]
+            self.judge = Compiled(self.judge)  # type: ignore[method-assign]
         self.recorder: Recorder | None = cuda_recorder() if model.device.type == "cuda" else None
 
     def initial_state(self) -> State:
@@ -102,7 +106,9 @@ class Engine:
     def prefill(self) -> None:
         """Feed the prompt but for its last position."""
         if self.slots.prompt > 1:
-            self.forward(prefill_inputs(self.prompt, self.slots))
+            # Its shape occurs once: it is not worth compiling.
+            with torch.compiler.set_stance("force_eager"):
+                self.forward(prefill_inputs(self.prompt, self.slots))
 
     def step(self, state: State, trace: Trace) -> None:
         """One iteration and its record: tensors written in place, and nothing that the host reads.

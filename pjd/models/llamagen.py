@@ -4,14 +4,15 @@ A prefix of caption embeddings, 2-D rotary positions with interleaved pairs, RMS
 an unconditional caption for classifier-free guidance.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pjd.decoder.cache import SlotCache
+from pjd.decoder.cache import LayerCache, SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
 from pjd.decoder.model import Prompt
@@ -138,7 +139,7 @@ class Attention(nn.Module):
         self.wo = Linear(config.dim, config.dim, bias=False)
 
     def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor, layer: int, cache: SlotCache | None
+        self, x: Tensor, rotation: Tensor, mask: Tensor, cache: LayerCache | None
     ) -> Tensor:
         """Attend from ``x`` [..., dim] to itself or, with a cache, to all its slots."""
         query, key, value = (
@@ -148,11 +149,11 @@ class Attention(nn.Module):
         if cache is None:
             key, value = key.transpose(1, 2), value.transpose(1, 2)
         else:
-            query = cache.unpack(query)
-            key, value = cache.update_packed(key, value, layer)
+            query = cache.place.unpack(query)
+            key, value = cache.update(key, value)
         out = F.scaled_dot_product_attention(query.transpose(1, 2), key, value, attn_mask=mask)
         out = out.transpose(1, 2).flatten(-2)
-        return self.wo(out if cache is None else cache.pack(out))
+        return self.wo(out if cache is None else cache.place.pack(out))
 
 
 class FeedForward(nn.Module):
@@ -183,18 +184,24 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor, layer: int, cache: SlotCache | None
+        self, x: Tensor, rotation: Tensor, mask: Tensor, cache: LayerCache | None
     ) -> Tensor:
-        """Map [batch, length, dim] to the same shape."""
-        attended = self.attention(self.attention_norm(x), rotation, mask, layer, cache)
+        """Map [..., dim] to the same shape."""
+        attended = self.attention(self.attention_norm(x), rotation, mask, cache)
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+
+
+def run_block(layer: nn.Module, *inputs: Any) -> Tensor:
+    """Run one block. All layers share this function, and so what it is compiled to."""
+    return layer(*inputs)
 
 
 class LlamaGen(nn.Module):
     """The transformer, from embeddings to hidden states; ``output`` maps these to logits."""
 
     rotary: Tensor
+    block: Callable[..., Tensor]
     cls_embedding: nn.Module
 
     def __init__(self, config: LlamaGenConfig) -> None:
@@ -207,6 +214,7 @@ class LlamaGen(nn.Module):
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.output = Linear(config.dim, config.vocabulary, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        self.block = run_block
         self.register_buffer("rotary", rotary_table(config), persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -230,9 +238,10 @@ class LlamaGen(nn.Module):
         """
         rotation = self.rotary[positions]
         if cache is not None:
-            x, rotation = cache.pack(x), cache.pack(rotation)
+            place = cache.leave_out_blanks()
+            x, rotation = place.pack(x), place.pack(rotation)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotation, mask, index, cache)
+            x = self.block(layer, x, rotation, mask, None if cache is None else cache.layer(index))
         return self.norm(x)
 
     def teacher_forced(
@@ -273,6 +282,7 @@ class LlamaGenModel:
         self.sampling = sampling
         self.grid = Grid(transformer.config.grid, transformer.config.grid)
         self.vocabulary = transformer.config.vocabulary
+        self.head = run_block
 
     @property
     def device(self) -> torch.device:
@@ -301,6 +311,11 @@ class LlamaGenModel:
         positions = torch.arange(mask.shape[1], device=self.device).expand(len(embeddings), -1)
         return Prompt(embeddings, mask.repeat(branches, 1), positions)
 
+    def compile(self, compiled: Callable[..., Any]) -> None:
+        """Let ``compiled`` take what runs most: one block, for all layers, and the output head."""
+        self.transformer.block = compiled(run_block)
+        self.head = compiled(run_block)
+
     def cache(self, batch: int, slots: int) -> SlotCache:
         """Allocate a slot cache of the transformer's shape, dtype and device."""
         config = self.transformer.config
@@ -317,5 +332,5 @@ class LlamaGenModel:
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
         """Logits of the code after each input."""
-        logits = self.transformer.output(self.transformer(x, positions, mask, cache))
-        return logits if cache is None else cache.unpack(logits)
+        logits = self.head(self.transformer.output, self.transformer(x, positions, mask, cache))
+        return logits if cache is None else cache.place.unpack(logits)

@@ -223,19 +223,7 @@ def load(
 
 
 def compile_forward(model: "ImageModel") -> "ImageModel":
-    """Compile the forward pass of a model; on a GPU it is also captured as CUDA graphs.
+    """Compile what a model runs most: see :func:`pjd.decoder.compiled.compile_model`."""
+    from pjd.decoder.compiled import compile_model
 
-    There is one graph per number of images and of queries, and its first forward pass is slow. So
-    it pays for many images, or for a large model. Returns the model itself.
-    """
-    import torch
-
-    # Beyond this limit forward passes would silently run uncompiled.
-    torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
-    captured = model.device.type == "cuda"
-    plain = model.cache
-    model.cache = lambda batch, slots: plain(batch, slots).fix()  # type: ignore[method-assign]
-    model.forward = torch.compile(  # type: ignore[method-assign]
-        model.forward, dynamic=not captured, mode="reduce-overhead" if captured else None
-    )
-    return model
+    return compile_model(model)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from pjd.decoder.cache import SlotCache
+from pjd.decoder.cache import LayerCache, SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
 from pjd.models.checkpoint import damaged, fit
@@ -50,10 +50,10 @@ class DecoderCache(Cache):
     """A slot cache behind the interface of transformers.
 
     Args:
-        slots: knows the slots that the next forward pass writes.
+        slots: of each layer, with the slots that this forward pass writes.
     """
 
-    def __init__(self, slots: SlotCache) -> None:
+    def __init__(self, slots: list[LayerCache]) -> None:
         """Hold the slots; transformers' own layers stay empty."""
         super().__init__(layers=[])
         self.slots = slots
@@ -66,7 +66,8 @@ class DecoderCache(Cache):
         Returns:
             All keys and values of the layer, [batch, key-value heads, slots, head_dim].
         """
-        return self.slots.update(key_states, value_states, layer_idx)
+        layer = self.slots[layer_idx]
+        return layer.update(key_states.transpose(1, 2), value_states.transpose(1, 2))
 
     def get_seq_length(self, layer_idx: int = 0) -> NoReturn:
         """Refuse: slots are filled in any order, so a length does not say where an input goes.
@@ -130,6 +131,31 @@ def load_language(
     return language
 
 
+def run_module(module: nn.Module, *inputs: Any, **options: Any) -> Any:
+    """Call a module. All layers share this function, and so what it is compiled to."""
+    return type(module).forward(module, *inputs, **options)
+
+
+def share(layer: nn.Module, index: int, run: Callable[..., Any]) -> None:
+    """Run a layer by ``run``, which other layers share.
+
+    Nothing but tensors may differ between them, so a layer gets a cache of its own as the only one.
+
+    Args:
+        layer: of a transformers decoder.
+        index: its place among the layers.
+        run: takes a layer and what its ``forward`` takes.
+    """
+
+    def forward(*inputs: Any, past_key_values: DecoderCache | None = None, **options: Any) -> Any:
+        if past_key_values is not None:
+            past_key_values = DecoderCache([past_key_values.slots[index]])
+        return run(layer, *inputs, past_key_values=past_key_values, **options)
+
+    setattr(layer.get_submodule("self_attn"), "layer_idx", 0)  # noqa: B010
+    layer.forward = forward
+
+
 class DecoderModel:
     """A transformers decoder that writes images; see :class:`pjd.decoder.model.ImageModel`.
 
@@ -188,6 +214,7 @@ class DecoderModel:
         self.head = head
         self.embedding = backbone.get_input_embeddings() if embedding is None else embedding
         self.pixels = pixels
+        self.run_head = run_module
         for module in (self.backbone, self.head, self.embedding, self.pixels):
             module.eval().requires_grad_(False)
         self.to(backbone.device)
@@ -235,6 +262,13 @@ class DecoderModel:
         embeddings = self.backbone.get_input_embeddings()(torch.tensor(ids, device=self.device))
         return Prompt(embeddings, positions >= 0, positions.clamp(min=0))
 
+    def compile(self, compiled: Callable[..., Any]) -> None:
+        """Let ``compiled`` take what runs most: one layer, for all layers, and the output head."""
+        run = compiled(run_module)
+        for index, layer in enumerate(self.backbone.layers):
+            share(layer, index, run)
+        self.run_head = compiled(run_module)
+
     def cache(self, batch: int, slots: int) -> SlotCache:
         """Allocate a slot cache of the backbone's shape, dtype and device."""
         config = self.backbone.config
@@ -257,14 +291,15 @@ class DecoderModel:
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
         """Logits of the code after each input."""
+        layers = range(self.backbone.config.num_hidden_layers)
         hidden = self.backbone(
             inputs_embeds=x,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=None if cache is None else DecoderCache(cache),
+            past_key_values=None if cache is None else DecoderCache([*map(cache.layer, layers)]),
             use_cache=cache is not None,
         )
-        return self.head(hidden.last_hidden_state)
+        return self.run_head(self.head, hidden.last_hidden_state)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Pixels of the codes, image by image: a large image's activations take gigabytes."""
