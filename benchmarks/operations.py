@@ -1,15 +1,27 @@
-"""Count what an iteration asks a device to do, without a device: its operations, one by one."""
+"""Count what an iteration asks a device to do, without a device: operations, and kernels."""
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch._inductor.metrics as metrics
+from torch._inductor.utils import run_and_get_code
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
-from pjd.decoder.model import ImageModel
+from pjd.decoder.state import State
+from pjd.decoder.trace import Trace
+from pjd.models.emoji import EmojiModel
+from pjd.models.llamagen import rotary_factors
+
+LANES = 6
+"""Rows that are computed: as many as PJD has in flight in the middle of a 32 x 32 image."""
+
+LIBRARY = re.compile(r"\b(?:extern_kernels|torch\.ops\.aten|aten)\.[\w.]+\(")
+"""A call of a library's kernel in code that Inductor generates."""
 
 
 class Operations(TorchDispatchMode):
@@ -21,22 +33,22 @@ class Operations(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        """Start at zero, outside the model."""
+        """Start at zero, in the engine's own part."""
         super().__init__()
-        self.counts: dict[str, Counter[str]] = {"outside": Counter(), "model": Counter()}
-        self.part = "outside"
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.part = "own"
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Count ``func``, and run it."""
         if not is_view(func):
             self.counts[self.part][str(func)] += 1
         return func(*args, **(kwargs or {}))
+
+    def total(self, part: str) -> int:
+        """Operations of a part."""
+        return sum(self.counts[part].values())
 
 
 def is_view(func: Any) -> bool:
@@ -46,34 +58,61 @@ def is_view(func: Any) -> bool:
     return bool(returns) and all(aliases)
 
 
-def count(model: ImageModel, config: DecodeConfig, lanes: int, images: int = 1) -> Operations:
-    """Operations of one iteration in the middle of an image, with sizes as on a GPU.
+def in_the_middle(model: EmojiModel, config: DecodeConfig) -> tuple[Engine, State, Trace]:
+    """An engine with sizes as on a GPU, and what it has after some iterations of one image."""
+    engine = Engine(model, config, model.encode(["cat"], config.guided), torch.arange(1), True)
+    engine.shapes.bound = min(LANES, engine.slots.n_lanes)
+    state, trace = engine.initial_state(), engine.empty_trace()
+    engine.prefill()
+    for _ in range(model.grid.columns):
+        engine.step(state, trace)
+    return engine, state, trace
+
+
+def compiled_kernels(function: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
+    """Kernels that Inductor makes of ``function`` on a CPU, libraries' included; and its result."""
+    torch.compiler.reset()
+    metrics.reset()
+    compiled = torch.compile(function, fullgraph=True, dynamic=False)
+    result, codes = run_and_get_code(compiled, *arguments)
+    calls = sum(len(LIBRARY.findall(code.partition("def call(")[2])) for code in codes)
+    return metrics.generated_kernel_count + calls, result
+
+
+@torch.inference_mode()
+def counts(make: Callable[[int], EmojiModel], config: DecodeConfig) -> dict[str, int]:
+    """What one iteration asks a device to do: of the engine's own parts, and of a block.
 
     Args:
-        model: any; only its structure counts.
+        make: from a number of layers, 1 or 2, to a model.
         config: the method.
-        lanes: rows that are computed.
-        images: of the batch.
+
+    Returns:
+        own and block: operations that are launched one by one; own_compiled and block_compiled:
+        kernels after compiling.
     """
-    prompt = model.encode(["cat"] * images, config.guided)
-    engine = Engine(model, config, prompt, torch.arange(images), static=True)
-    counted = Operations()
-    forward = engine.forward
-
-    def watched(inputs: Any) -> Tensor:
-        counted.part = "model"
-        try:
-            return forward(inputs)
-        finally:
-            counted.part = "outside"
-
-    with torch.inference_mode():
-        engine.shapes.bound = min(lanes, engine.slots.n_lanes)
-        state, trace = engine.initial_state(), engine.empty_trace()
-        engine.prefill()
-        for _ in range(model.grid.columns):
-            engine.step(state, trace)
-        engine.forward = watched  # type: ignore[method-assign]
-        with counted:
-            engine.step(state, trace)
-    return counted
+    own, layers = {}, {}
+    for number in (1, 2):
+        engine, state, trace = in_the_middle(make(number), config)
+        with Operations() as counted:
+            fed = engine.feed(state)
+            counted.part = "model"
+            logits = engine.forward(fed.inputs)
+            counted.part = "own"
+            engine.judge(state, trace, fed, logits)
+        own, layers[number] = counted.total("own"), counted.total("model")
+    feeding, fed = compiled_kernels(engine.feed, state)
+    logits = engine.forward(fed.inputs)
+    judging, _ = compiled_kernels(engine.judge, state, trace, fed, logits)
+    transformer, inputs = engine.model.transformer, fed.inputs
+    cache = engine.cache.at(inputs.slots, inputs.used).layer(0)
+    rotation = rotary_factors(transformer.rotary[inputs.positions])
+    block, _ = compiled_kernels(
+        transformer.block, transformer.layers[0], inputs.x, rotation, inputs.mask, cache
+    )
+    return {
+        "own": own,
+        "own_compiled": feeding + judging,
+        "block": layers[2] - layers[1],
+        "block_compiled": block,
+    }

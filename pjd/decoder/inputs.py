@@ -23,7 +23,8 @@ class Inputs(NamedTuple):
     Attributes:
         x: embeddings [batch, queries, dim].
         positions: position ids int64 [batch, queries].
-        mask: bool [batch, 1, queries, used], True where the query may attend.
+        mask: bool [batch, 1, queries, used], True where the query may attend; with static sizes
+            what is added to the scores instead, see :func:`bias`.
         slots: int64 [batch, queries]; where keys and values go.
         used: number of cache slots that are read, the first ones.
         fed: int64 [rows]; the queries that are no blanks, of batch * queries; None: compute all.
@@ -86,8 +87,28 @@ def step_inputs(
     of_prompt = prompt.mask[:, None].expand(-1, slots.shape[1], -1)
     of_image = image_mask(state.committed, layout, config, band, queries).repeat(branches, 1, 1)
     mask = torch.cat([own, of_prompt, of_image], dim=-1)[:, None, :, :used]
+    mask = bias(mask, x.dtype) if shapes.static else mask
     fed = shapes.fed(queries.valid.repeat(branches, 1))
     return Inputs(x, positions, mask, slots, used, fed)
+
+
+ALIGNED = 16
+"""Attention on a GPU reads rows of the mask that begin at a multiple of so many numbers."""
+
+
+def bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a mask adds to the scores of attention: 0 or minus infinity.
+
+    Given a boolean mask, or one whose rows are not aligned, every layer would make this anew.
+
+    Args:
+        mask: bool [..., keys], True where the query may attend.
+        dtype: of the model's arithmetic.
+    """
+    keys = mask.shape[-1]
+    padded = F.pad(mask, (0, -keys % ALIGNED))
+    added = torch.zeros(padded.shape, dtype=dtype, device=mask.device)
+    return added.masked_fill(~padded, float("-inf"))[..., :keys]
 
 
 def image_mask(

@@ -82,7 +82,8 @@ class ImageModel(Protocol):
         Args:
             x: input embeddings [batch, length, dim].
             positions: position ids int64 [batch, length].
-            mask: bool [batch, 1, length, keys], True = may attend.
+            mask: bool [batch, 1, length, keys], True = may attend; or in the model's dtype, what
+                is added to the scores. ``scaled_dot_product_attention`` takes both.
             cache: slot cache, told the slots of the inputs; None: attend to the inputs only.
         """
         ...

@@ -114,18 +114,30 @@ def rotary_table(config: LlamaGenConfig) -> Tensor:
     return torch.cat([prefix, table])
 
 
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+def rotary_factors(rotation: Tensor) -> Tensor:
+    """What each number of a head, and its neighbour in the pair, is multiplied by.
+
+    Args:
+        rotation: [..., head_dim / 2, 2] from :func:`rotary_table`.
+
+    Returns:
+        [2, ..., 1, head_dim]: cosines, then sines, with a minus for the first of each pair.
+    """
+    cosine, sine = rotation.unbind(-1)
+    own = torch.stack([cosine, cosine], dim=-1)
+    other = torch.stack([-sine, sine], dim=-1)
+    return torch.stack([own, other]).flatten(-2)[..., None, :]
+
+
+def rotate(x: Tensor, factors: Tensor) -> Tensor:
     """Rotate interleaved pairs of ``x`` [..., heads, head_dim].
 
     Args:
-        x: queries or keys.
-        rotation: [..., head_dim / 2, 2] from :func:`rotary_table`.
+        x: queries or keys, or both.
+        factors: from :func:`rotary_factors`.
     """
-    pairs = x.unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cosine, sine = rotation[..., None, :, :].unbind(-1)
-    rotated = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
-    return rotated.flatten(-2).to(x.dtype)
+    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (x * factors[0] + neighbour * factors[1]).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -142,10 +154,10 @@ class Attention(nn.Module):
         self, x: Tensor, rotation: Tensor, mask: Tensor, cache: LayerCache | None
     ) -> Tensor:
         """Attend from ``x`` [..., dim] to itself or, with a cache, to all its slots."""
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)) for part in self.wqkv(x).chunk(3, dim=-1)
-        )
-        query, key = rotate(query, rotation), rotate(key, rotation)
+        # Heads of queries, as many of keys, as many of values.
+        heads = self.wqkv(x).unflatten(-1, (3 * self.heads, -1))
+        query, key = rotate(heads[..., : 2 * self.heads, :], rotation).chunk(2, dim=-2)
+        value = heads[..., 2 * self.heads :, :]
         if cache is None:
             key, value = key.transpose(1, 2), value.transpose(1, 2)
         else:
@@ -240,6 +252,7 @@ class LlamaGen(nn.Module):
         if cache is not None:
             place = cache.leave_out_blanks()
             x, rotation = place.pack(x), place.pack(rotation)
+        rotation = rotary_factors(rotation)
         for index, layer in enumerate(self.layers):
             x = self.block(layer, x, rotation, mask, None if cache is None else cache.layer(index))
         return self.norm(x)
