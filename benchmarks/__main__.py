@@ -1,6 +1,7 @@
 """``python -m benchmarks``: decode batches on models of real shapes, and record their times."""
 
 import json
+import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -11,11 +12,14 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks import gpu as on_gpu
 from benchmarks.acceptance import RECORD, record, tests_drafts
 from benchmarks.measure import bandwidth, measure, transformers_ms
+from benchmarks.operations import counts as operation_counts
 from benchmarks.released import cases as released_cases
 from benchmarks.released import measured as released_steps
 from benchmarks.shapes import SHAPES
+from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError, check_choice
@@ -24,6 +28,8 @@ from pjd.models.registry import DTYPES, EMOJI, compile_forward, load
 from pjd.pipeline.files import write_json
 from pjd.pipeline.prompts import read
 from pjd.pipeline.runs import provenance
+
+RESULTS = Path(__file__).parent / "results"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -78,6 +84,20 @@ def case(
         recorded: what :func:`acceptance` wrote.
         bytes_per_second: of the device, from :func:`benchmarks.measure.bandwidth`.
     """
+    config = replayed(model, name, method, recorded)
+    measured = measure(model, config, batch, repeats, bytes_per_second)
+    return {"shape": name, "method": method, "batch": batch, **measured}
+
+
+def replayed(model: ImageModel, name: str, method: str, recorded: dict[str, Any]) -> DecodeConfig:
+    """The usual options of a shape; without trained weights, with recorded acceptance.
+
+    Args:
+        model: of the shape.
+        name: a key of :data:`benchmarks.shapes.SHAPES`.
+        method: a preset.
+        recorded: what :func:`acceptance` wrote.
+    """
     shape = SHAPES[name]
     options: dict[str, Any] = {"guidance": shape.guidance, "top_k": shape.top_k}
     if PRESETS[method].by_rows:
@@ -85,8 +105,7 @@ def case(
     if name not in EMOJI and tests_drafts(method):
         shares, rule = recorded["shares"][method], configure(method).accept
         options["accept"] = replay(shares, model.device, rule)
-    measured = measure(model, configure(method, **options), batch, repeats, bytes_per_second)
-    return {"shape": name, "method": method, "batch": batch, **measured}
+    return configure(method, **options)
 
 
 @app.command()
@@ -209,6 +228,78 @@ def released(
     for one in track(released_cases(loaded), model, console=Console(stderr=True)):
         counted.append(released_steps(loaded, captions, one))
         write_json(output, described)
+
+
+@app.command()
+def gpu(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON to write; named by the device.")
+    ] = None,
+    shapes: Annotated[str, typer.Option(help="Shapes.")] = ",".join(on_gpu.SHAPES),
+    methods: Annotated[str, typer.Option(help="Methods.")] = ",".join(on_gpu.METHODS),
+    batches: Annotated[str, typer.Option(help="Batch sizes.")] = ",".join(map(str, on_gpu.BATCHES)),
+    device: Annotated[str, typer.Option(help="cuda; cpu for a rehearsal.")] = "cuda",
+    dtype: Annotated[str, typer.Option(help="Dtype of the arithmetic.")] = "bfloat16",
+    layers: Annotated[int | None, typer.Option(help="Fewer layers, for a rehearsal.")] = None,
+    iterations: Annotated[int, typer.Option(help="Timed per case.")] = 30,
+    seconds: Annotated[float, typer.Option(help="No case begins later.")] = 540.0,
+) -> None:
+    """Time iterations from the middle of an image: eager, captured, and captured and compiled.
+
+    A case that fails is recorded with its error, and the others go on. The last line is JSON.
+    """
+    check_choice("dtype", dtype, DTYPES)
+    wanted, chosen = names(shapes, "shapes", list(SHAPES)), names(methods, "methods", list(PRESETS))
+    recorded = json.loads(RECORD.read_text())
+    check_recorded(wanted, chosen, recorded)
+    where = torch.device(device)
+    label = torch.cuda.get_device_name(where) if where.type == "cuda" else device
+    path = output or RESULTS / f"{label.lower().replace(' ', '-')}.json"
+    speed = bandwidth(where)
+    done: list[dict[str, Any]] = []
+    described = {
+        **provenance(device=label, dtype=dtype, layers=layers, iterations=iterations),
+        "bandwidth": speed,
+        "cases": done,
+    }
+    deadline, loaded = time.monotonic() + seconds, None
+    for one in on_gpu.cases(wanted, chosen, counts(batches, "batches")):
+        if time.monotonic() > deadline:
+            done.append({**one._asdict(), "error": f"not begun within {seconds:.0f} seconds"})
+            continue
+        try:
+            # A model that was compiled stays so: each mode has its own.
+            if loaded is None or loaded[0] != (one.shape, one.mode):
+                loaded = None
+                torch.compiler.reset()
+                model = prepared(one.shape, device, dtype, layers, one.mode == "compiled")
+                loaded = (one.shape, one.mode), model
+            config = replayed(loaded[1], one.shape, one.method, recorded)
+            done.append(on_gpu.measure(loaded[1], config, one, iterations, speed))
+        # Whatever one case fails with, the others are worth their time.
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            done.append({**one._asdict(), "error": reason})
+        print(on_gpu.line(done[-1]), flush=True)
+        write_json(path, described)
+    write_json(path, described)
+    failed = sum("error" in case for case in done)
+    print(json.dumps({"file": str(path), "cases": len(done), "failed": failed}))
+
+
+@app.command()
+def operations(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    methods: Annotated[str, typer.Option(help="Methods.")] = "ar,sjd,mc-sjd,pjd,pjd-plus",
+) -> None:
+    """Count what an iteration asks a device to do, without a device (docs/performance.md)."""
+    counted = {}
+    for method in names(methods, "methods", list(PRESETS)):
+        context = {"context": 4} if PRESETS[method].by_rows else {}
+        config = configure(method, guidance=2.5, top_k=16, **context)
+        counted[method] = operation_counts(config)
+        print(method, counted[method], flush=True)
+        write_json(output, provenance(methods=counted))
 
 
 if __name__ == "__main__":

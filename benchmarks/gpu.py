@@ -146,3 +146,15 @@ def kernels(engine: Engine, state: State, trace: Any, iterate: Any) -> int | Non
         iterate()
         synchronise(engine.model.device)
     return sum(1 for event in profiled.events() if event.device_type.name == "CUDA")
+
+
+def line(case: dict[str, Any]) -> str:
+    """A case as a line of a table."""
+    name = f"{case['shape']:<15} {case['method']:<9} {case['batch']:>3}  {case['mode']:<9}"
+    if "error" in case:
+        return f"{name} {case['error']}"
+    return (
+        f"{name} {case['step_ms']:8.2f} ms  forward {case['forward_ms']:8.2f}  "
+        f"rest {case['rest_ms']:6.2f}  floor {case['floor_ms']:6.2f}  "
+        f"kernels {case['kernels'] or '-':>5}  ready after {case['ready_s']:6.1f} s"
+    )

@@ -14,8 +14,9 @@ from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
 from pjd.decoder.state import State
 from pjd.decoder.trace import Trace
+from pjd.measure.replay import random_llamagen
 from pjd.models.emoji import EmojiModel
-from pjd.models.llamagen import rotary_factors
+from pjd.models.llamagen import LlamaGenConfig, rotary_factors
 
 LANES = 6
 """Rows that are computed: as many as PJD has in flight in the middle of a 32 x 32 image."""
@@ -39,7 +40,11 @@ class Operations(TorchDispatchMode):
         self.part = "own"
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Count ``func``, and run it."""
         if not is_view(func):
@@ -79,12 +84,19 @@ def compiled_kernels(function: Callable[..., Any], *arguments: Any) -> tuple[int
     return metrics.generated_kernel_count + calls, result
 
 
+def tiny(layers: int) -> EmojiModel:
+    """A random LlamaGen of 16 x 16 codes."""
+    sizes = LlamaGenConfig(64, layers, 2, 64, 16, prefix=8, caption_dim=32)
+    return random_llamagen(sizes, "cpu", torch.float32)
+
+
 @torch.inference_mode()
-def counts(make: Callable[[int], EmojiModel], config: DecodeConfig) -> dict[str, int]:
+def counts(config: DecodeConfig) -> dict[str, int]:
     """What one iteration asks a device to do: of the engine's own parts, and of a block.
 
+    Sizes make no difference to the numbers, so the model is a tiny LlamaGen.
+
     Args:
-        make: from a number of layers, 1 or 2, to a model.
         config: the method.
 
     Returns:
@@ -93,7 +105,7 @@ def counts(make: Callable[[int], EmojiModel], config: DecodeConfig) -> dict[str,
     """
     own, layers = {}, {}
     for number in (1, 2):
-        engine, state, trace = in_the_middle(make(number), config)
+        engine, state, trace = in_the_middle(tiny(number), config)
         with Operations() as counted:
             fed = engine.feed(state)
             counted.part = "model"

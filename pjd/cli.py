@@ -60,7 +60,12 @@ BatchSize = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Compiled = Annotated[
-    bool, typer.Option("--compiled", help="Compile the model: slow at first, then faster.")
+    bool | None,
+    typer.Option(
+        "--compiled/--no-compiled",
+        help="Compile what runs most: slow at first, then faster. Default: on a GPU, for more than "
+        "one image of an official checkpoint.",
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")]
 Choices = Annotated[
@@ -128,11 +133,11 @@ def generate(
     workers: Annotated[int, typer.Option(help="Processes; more than one needs Ray.")] = 1,
     device: Device = None,
     dtype: Dtype = None,
-    compiled: Compiled = False,
+    compiled: Compiled = None,
     output: Output = Path("out"),
 ) -> None:
     """Generate images. Those that are in the folder already are not made again."""
-    from pjd.models.registry import choose_device, configure_for, resolve
+    from pjd.models.registry import choose_compiled, choose_device, configure_for, resolve
 
     name = resolve(model).name if model == "emoji" else model
     flags = {"context": context, "window": window, "rows": rows, "seed": seed, "top_k": top_k}
@@ -156,7 +161,7 @@ def generate(
         workers=workers,
         device=device,
         dtype=dtype,
-        compiled=compiled,
+        compiled=choose_compiled(compiled, name, device, images * len(captions)),
     )
     if failed:
         raise typer.Exit(1)
@@ -175,11 +180,11 @@ def compare(
     batch_size: BatchSize = None,
     device: Device = None,
     dtype: Dtype = None,
-    compiled: Compiled = False,
+    compiled: Compiled = None,
     output: Output = Path("out"),
 ) -> None:
     """Decode the same captions and seeds by several methods; show a table, write comparison.png."""
-    from pjd.models.registry import choose_device, configure_for, load
+    from pjd.models.registry import choose_compiled, choose_device, configure_for, load
 
     configs = {}
     for method in methods.split(","):
@@ -198,9 +203,10 @@ def compare(
     from pjd.api import decode as run
     from pjd.pipeline.figures import image_rows, style
 
-    loaded = load(model, device, dtype, compiled)
+    number = len(configs) * len(captions)
+    loaded = load(model, device, dtype, choose_compiled(compiled, model, device, number))
     results = {}
-    with progress_bar(len(configs) * len(captions)) as (advance, _):
+    with progress_bar(number) as (advance, _):
         for method, config in configs.items():
             results[method] = run(loaded, captions, config, batch_size=batch_size, progress=advance)
     style()

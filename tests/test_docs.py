@@ -437,6 +437,16 @@ def test_the_seconds_are_those_of_the_benchmarks():
             assert is_rounded(cell, found[label, column]), (label, column)
 
 
+def test_the_operations_of_an_iteration_are_those_that_were_counted():
+    recorded = json.loads((ROOT / "benchmarks/results/operations.json").read_text())["methods"]
+    _, *rows = table("docs/performance.md", "On a GPU: one graph per iteration")
+    told = {label: [int(cell) for cell in cells] for label, *cells in rows}
+    columns = ("own", "own_compiled", "block", "block_compiled")
+    counted = {name: [numbers[column] for column in columns] for name, numbers in recorded.items()}
+    assert counted.pop("sjd") == counted["mc-sjd"]
+    assert list(told.values()) == list(counted.values())
+
+
 def test_the_steps_of_the_released_baselines_are_those_that_were_counted():
     counted = json.loads((ROOT / "benchmarks/results/released.json").read_text())
     cases = {(one["method"], one["context"], one["case"]): one for one in counted["cases"]}

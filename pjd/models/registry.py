@@ -181,6 +181,23 @@ def choose_device(device: str | None) -> str:
     return "cpu"
 
 
+def choose_compiled(compiled: bool | None, name: str, device: str | None, images: int) -> bool:
+    """Whether to compile a model if the user does not say so: where it most likely pays.
+
+    Compiling takes some ten seconds, or a few if torch finds on its disk what it compiled before;
+    a captured iteration gets faster by 2 to 4 milliseconds.
+
+    Args:
+        compiled: what the user says; None: nothing.
+        name: see :func:`resolve`.
+        device: where the model goes.
+        images: to be made in one process.
+    """
+    if compiled is not None:
+        return compiled
+    return device == "cuda" and images > 1 and official(name) is not None
+
+
 def load(
     name: str = "emoji", device: str = "cpu", dtype: str | None = None, compiled: bool = False
 ) -> "ImageModel":
