@@ -16,6 +16,7 @@ from pjd.decoder.cache import LayerCache, SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
 from pjd.decoder.model import Prompt
+from pjd.models.attention import Attend, fastest, sdpa
 from pjd.models.linear import Linear
 
 
@@ -151,7 +152,12 @@ class Attention(nn.Module):
         self.wo = Linear(config.dim, config.dim, bias=False)
 
     def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor, cache: LayerCache | None
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        mask: Tensor,
+        cache: LayerCache | None,
+        attend: Attend = sdpa,
     ) -> Tensor:
         """Attend from ``x`` [..., dim] to itself or, with a cache, to all its slots."""
         # Heads of queries, as many of keys, as many of values.
@@ -163,8 +169,7 @@ class Attention(nn.Module):
         else:
             query = cache.place.unpack(query)
             key, value = cache.update(key, value)
-        out = F.scaled_dot_product_attention(query.transpose(1, 2), key, value, attn_mask=mask)
-        out = out.transpose(1, 2).flatten(-2)
+        out = attend(query.transpose(1, 2), key, value, mask).transpose(1, 2).flatten(-2)
         return self.wo(out if cache is None else cache.place.pack(out))
 
 
@@ -196,10 +201,15 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor, cache: LayerCache | None
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        mask: Tensor,
+        cache: LayerCache | None,
+        attend: Attend = sdpa,
     ) -> Tensor:
         """Map [..., dim] to the same shape."""
-        attended = self.attention(self.attention_norm(x), rotation, mask, cache)
+        attended = self.attention(self.attention_norm(x), rotation, mask, cache, attend)
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
 
@@ -249,12 +259,15 @@ class LlamaGen(nn.Module):
             Normalised hidden states [batch, length, dim]; apply ``output`` for logits.
         """
         rotation = self.rotary[positions]
+        attend: Attend = sdpa
         if cache is not None:
+            attend = fastest(x.shape[1], cache.layer(0).keys[:, :, : cache.place.used], mask)
             place = cache.leave_out_blanks()
             x, rotation = place.pack(x), place.pack(rotation)
         rotation = rotary_factors(rotation)
         for index, layer in enumerate(self.layers):
-            x = self.block(layer, x, rotation, mask, None if cache is None else cache.layer(index))
+            slots = None if cache is None else cache.layer(index)
+            x = self.block(layer, x, rotation, mask, slots, attend)
         return self.norm(x)
 
     def teacher_forced(
