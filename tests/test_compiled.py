@@ -88,8 +88,8 @@ def test_a_model_that_cannot_be_compiled_says_so():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("static", [False, True])
-def test_compiled_regions_change_no_token(static):
+@pytest.mark.parametrize(("method", "static"), [("pjd", False), ("sjd", True)])
+def test_compiled_regions_change_no_token(method, static):
     plain, compiled = tiny_model(grid=4), compile_model(tiny_model(grid=4))
-    expected, _ = decode_ten(plain, "pjd", static)
-    assert torch.equal(decode_ten(compiled, "pjd", static)[0], expected)
+    expected, _ = decode_ten(plain, method, static)
+    assert torch.equal(decode_ten(compiled, method, static)[0], expected)
