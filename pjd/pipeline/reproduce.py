@@ -76,15 +76,16 @@ def plan(values: dict[str, Any], everything: bool = False) -> list[Part]:
     settings = dict.fromkeys(run["setting"] for run in runs.values())
     cores = min(os.cpu_count() or 1, MOST)
     on_cpu = values["machine"]["device"] == "cpu"
-    decoding = cores // values["machine"]["threads"] if on_cpu else len(listed_devices())
-    measuring = cores if on_cpu else decoding
+    # Two threads each of two processes on two cores would wait for each other: figures alone are
+    # drawn by one thread.
+    computing = cores // values["machine"]["threads"] if on_cpu else len(listed_devices())
     return [
         Part("what runs depend on", ["hash-decoder", "prepare"]),
-        Part(FIRST, [f"decode@{run}" for run in first], decoding),
-        Part("the other runs", [f"decode@{run}" for run in others], decoding),
+        Part(FIRST, [f"decode@{run}" for run in first], computing),
+        Part("the other runs", [f"decode@{run}" for run in others], computing),
         Part("what measures them", ["hash-measures", "fit-probe"]),
-        Part("what they are compared with", [f"compare@{name}" for name in settings], measuring),
-        Part("their measurement", [f"evaluate@{run}" for run in runs], measuring),
+        Part("what they are compared with", [f"compare@{name}" for name in settings], computing),
+        Part("their measurement", [f"evaluate@{run}" for run in runs], computing),
         Part("the table of runs", ["collect", "hash-figures"]),
         Part("the figures", [f"draw@{name}" for name in values["figures"]], cores),
         Part("the report", ["report"]),
