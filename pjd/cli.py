@@ -60,12 +60,7 @@ BatchSize = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Compiled = Annotated[
-    bool | None,
-    typer.Option(
-        "--compiled/--no-compiled",
-        help="Compile what runs most: slow at first, then faster. Default: on a GPU, for more than "
-        "one image of an official checkpoint.",
-    ),
+    bool | None, typer.Option(help="Slow at first, then faster; default: if it most likely pays.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the PNGs.")]
 Choices = Annotated[
@@ -203,10 +198,9 @@ def compare(
     from pjd.api import decode as run
     from pjd.pipeline.figures import image_rows, style
 
-    number = len(configs) * len(captions)
-    loaded = load(model, device, dtype, choose_compiled(compiled, model, device, number))
+    loaded = load(model, device, dtype, choose_compiled(compiled, model, device, len(captions)))
     results = {}
-    with progress_bar(number) as (advance, _):
+    with progress_bar(len(configs) * len(captions)) as (advance, _):
         for method, config in configs.items():
             results[method] = run(loaded, captions, config, batch_size=batch_size, progress=advance)
     style()

@@ -5,7 +5,9 @@ compiled and serves all of them.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +17,19 @@ if TYPE_CHECKING:
 
 SHAPES = 256
 """Shapes that a region may be compiled for; torch silently runs any more of them as they are."""
+
+
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let compiled functions run as they are within."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 class Compiled:
@@ -32,6 +47,8 @@ class Compiled:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call the function."""
+        if _plain.get():
+            return self.function(*inputs, **options)
         try:
             return self.fast(*inputs, **options)
         except torch._dynamo.exc.TorchDynamoException as error:

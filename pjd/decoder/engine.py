@@ -15,7 +15,7 @@ from torch import Tensor
 from pjd.decoder.cache import SlotMap
 from pjd.decoder.capture import Captured, Recorder, cuda_recorder
 from pjd.decoder.commit import commit
-from pjd.decoder.compiled import Compiled
+from pjd.decoder.compiled import Compiled, uncompiled
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.drafts import Windows, draft
 from pjd.decoder.grid import RowLayout
@@ -107,7 +107,7 @@ class Engine:
         """Feed the prompt but for its last position."""
         if self.slots.prompt > 1:
             # Its shape occurs once: it is not worth compiling.
-            with torch.compiler.set_stance("force_eager"):
+            with uncompiled():
                 self.forward(prefill_inputs(self.prompt, self.slots))
 
     def step(self, state: State, trace: Trace) -> None:

@@ -225,13 +225,13 @@ def run_part(part: Part, clock: Clock, later: list[str]) -> dict[str, float]:
 
 def draw_first_pictures(runs: list[str]) -> None:
     """A few pictures of the first runs, one row each, with their steps."""
-    import pjd
+    from pjd.models.registry import load
     from pjd.pipeline.figures import compared, first_of_groups, style
 
     style()
     setting = parameters()["settings"][parameters()["runs"][runs[0]]["setting"]]
     first = read_table(RUNS / runs[0] / "decode" / "images.parquet")
-    figure = compared(pjd.load(setting["model"]), runs, first_of_groups(first, 8))
+    figure = compared(load(setting["model"]), runs, first_of_groups(first, 8))
     FIRST_PICTURES.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIRST_PICTURES, bbox_inches="tight")
 
