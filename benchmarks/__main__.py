@@ -19,12 +19,13 @@ from benchmarks.operations import counts as operation_counts
 from benchmarks.released import cases as released_cases
 from benchmarks.released import measured as released_steps
 from benchmarks.shapes import SHAPES
+from pjd.decoder.compiled import compile_model
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError, check_choice
 from pjd.measure.replay import replay
-from pjd.models.registry import DTYPES, EMOJI, compile_forward, load
+from pjd.models.registry import DTYPES, EMOJI, load
 from pjd.pipeline.files import write_json
 from pjd.pipeline.prompts import read
 from pjd.pipeline.runs import provenance
@@ -61,7 +62,7 @@ def check_recorded(shapes: list[str], methods: list[str], recorded: dict[str, An
 def prepared(name: str, device: str, dtype: str, layers: int | None, compiled: bool) -> ImageModel:
     """A model of the shape ``name``; the arguments are options of :func:`run`."""
     model = SHAPES[name].make(device, getattr(torch, dtype), layers)
-    return compile_forward(model) if compiled else model
+    return compile_model(model) if compiled else model
 
 
 def case(

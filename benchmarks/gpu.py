@@ -4,8 +4,7 @@ Whole images would take minutes each. An iteration costs nearly the same all alo
 few from its middle are timed, on random weights and with recorded acceptance.
 """
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -63,20 +62,12 @@ def middle(engine: Engine) -> State:
     return state
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device is idle."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def milliseconds(function: Any, times: int, device: torch.device) -> float:
+def milliseconds(function: Callable[[], None], times: int, engine: Engine) -> float:
     """Mean milliseconds of a call, the device's work included."""
-    synchronise(device)
-    began = time.perf_counter()
+    began = engine.now()
     for _ in range(times):
         function()
-    synchronise(device)
-    return 1000 * (time.perf_counter() - began) / times
+    return 1000 * (engine.now() - began) / times
 
 
 @torch.inference_mode()
@@ -108,19 +99,18 @@ def measure(
     engine.shapes.look_ahead(state, engine.shapes.iterations_per_look)
     captured = Captured(None if case.mode == "eager" else engine.recorder)
     iterate = partial(captured.run, "step", partial(engine.step, state, trace))
-    began = time.perf_counter()
+    began = engine.now()
     for _ in range(3):
         iterate()
-    synchronise(device)
-    ready = time.perf_counter() - began
+    ready = engine.now() - began
     before = state.committed_total.double().mean()
-    step_ms = milliseconds(iterate, iterations, device)
+    step_ms = milliseconds(iterate, iterations, engine)
     gained = state.committed_total.double().mean() - before
     fed = engine.feed(state)
     forward = partial(captured.run, "forward", partial(engine.forward, fed.inputs))
     for _ in range(3):
         forward()
-    forward_ms = milliseconds(forward, iterations, device)
+    forward_ms = milliseconds(forward, iterations, engine)
     return {
         **case._asdict(),
         "step_ms": step_ms,
@@ -132,11 +122,11 @@ def measure(
         "tokens": float(gained / iterations),
         "floor_ms": 1000 * weight_bytes(model) / bytes_per_second,
         "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "kernels": kernels(engine, state, trace, iterate),
+        "kernels": kernels(engine, iterate),
     }
 
 
-def kernels(engine: Engine, state: State, trace: Any, iterate: Any) -> int | None:
+def kernels(engine: Engine, iterate: Callable[[], None]) -> int | None:
     """Kernels that one iteration runs, as torch's profiler counts them; None on a CPU."""
     if engine.model.device.type != "cuda":
         return None
@@ -144,7 +134,7 @@ def kernels(engine: Engine, state: State, trace: Any, iterate: Any) -> int | Non
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         iterate()
-        synchronise(engine.model.device)
+        engine.now()
     return sum(1 for event in profiled.events() if event.device_type.name == "CUDA")
 
 

@@ -74,6 +74,18 @@ def in_the_middle(model: EmojiModel, config: DecodeConfig) -> tuple[Engine, Stat
     return engine, state, trace
 
 
+@torch.inference_mode()
+def operations(engine: Engine, state: State, trace: Trace) -> Operations:
+    """Operations of one iteration, by part: the engine's "own", and the "model"."""
+    with Operations() as counted:
+        fed = engine.feed(state)
+        counted.part = "model"
+        logits = engine.forward(fed.inputs)
+        counted.part = "own"
+        engine.judge(state, trace, fed, logits)
+    return counted
+
+
 def compiled_kernels(function: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
     """Kernels that Inductor makes of ``function`` on a CPU, libraries' included; and its result."""
     torch.compiler.reset()
@@ -103,16 +115,11 @@ def counts(config: DecodeConfig) -> dict[str, int]:
         own and block: operations that are launched one by one; own_compiled and block_compiled:
         kernels after compiling.
     """
-    own, layers = {}, {}
+    layers = {}
     for number in (1, 2):
         engine, state, trace = in_the_middle(tiny(number), config)
-        with Operations() as counted:
-            fed = engine.feed(state)
-            counted.part = "model"
-            logits = engine.forward(fed.inputs)
-            counted.part = "own"
-            engine.judge(state, trace, fed, logits)
-        own, layers[number] = counted.total("own"), counted.total("model")
+        launched = operations(engine, state, trace)
+        layers[number] = launched.total("model")
     feeding, fed = compiled_kernels(engine.feed, state)
     logits = engine.forward(fed.inputs)
     judging, _ = compiled_kernels(engine.judge, state, trace, fed, logits)
@@ -123,7 +130,7 @@ def counts(config: DecodeConfig) -> dict[str, int]:
         transformer.block, transformer.layers[0], inputs.x, rotation, inputs.mask, cache
     )
     return {
-        "own": own,
+        "own": launched.total("own"),
         "own_compiled": feeding + judging,
         "block": layers[2] - layers[1],
         "block_compiled": block,

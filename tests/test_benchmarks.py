@@ -295,7 +295,7 @@ def test_embedded_models_stand_beside_a_llama_of_their_sizes():
 def test_one_command_compares_threads_dtypes_and_compiled_forwards(tmp_path, tiny, monkeypatch):
     compiled = []
 
-    def compile_forward(model):
+    def compile_model(model):
         compiled.append(model)
         return model
 
@@ -303,7 +303,7 @@ def test_one_command_compares_threads_dtypes_and_compiled_forwards(tmp_path, tin
         found = any(model is other for other in compiled), str(model.dtype), config.method
         return {"found": [*found, torch.get_num_threads(), batch, repeats, bytes_per_second]}
 
-    monkeypatch.setattr(command, "compile_forward", compile_forward)
+    monkeypatch.setattr(command, "compile_model", compile_model)
     monkeypatch.setattr(command, "measure", seen)
     output = tmp_path / "out.json"
     options = ["--shape", "tiny", "--methods", "ar,pjd", "--batches", "1,2", "--repeats", "5"]

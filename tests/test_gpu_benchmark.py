@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import benchmarks.__main__ as command
 from benchmarks import gpu
-from benchmarks.operations import Operations, in_the_middle, tiny
+from benchmarks.operations import Operations, in_the_middle, operations, tiny
 from benchmarks.shapes import SHAPES, Shape, llama
 from pjd.decoder.methods import configure
 from pjd.measure.replay import random_llamagen
@@ -108,11 +108,5 @@ def test_an_iteration_asks_for_no_more_than_what_is_recorded():
     for method, options in (("ar", {}), ("pjd", {"context": 4})):
         config = configure(method, guidance=2.5, top_k=16, **options)
         with torch.inference_mode():
-            engine, state, trace = in_the_middle(tiny(1), config)
-            with Operations() as counted:
-                fed = engine.feed(state)
-                counted.part = "model"
-                logits = engine.forward(fed.inputs)
-                counted.part = "own"
-                engine.judge(state, trace, fed, logits)
+            counted = operations(*in_the_middle(tiny(1), config))
         assert counted.total("own") <= recorded[method]["own"]

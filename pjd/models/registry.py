@@ -210,7 +210,7 @@ def load(
         device: where it goes, one of :data:`DEVICES`.
         dtype: of its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model,
             bfloat16 for an official one.
-        compiled: see :func:`compile_forward`.
+        compiled: see :func:`pjd.decoder.compiled.compile_model`.
 
     Raises:
         ParameterError: for an unknown name or dtype, or missing weights.
@@ -236,11 +236,8 @@ def load(
         beside = {p: converted(f) if converted(f).is_file() else f for p, f in beside.items()}
         family = import_module(f"pjd.models.{adapter(name)}")
         model = family.load(folder.name, folder, **beside, device=device, dtype=arithmetic)
-    return compile_forward(model) if compiled else model
+    if compiled:
+        from pjd.decoder.compiled import compile_model
 
-
-def compile_forward(model: "ImageModel") -> "ImageModel":
-    """Compile what a model runs most: see :func:`pjd.decoder.compiled.compile_model`."""
-    from pjd.decoder.compiled import compile_model
-
-    return compile_model(model)
+        compile_model(model)
+    return model
