@@ -64,8 +64,8 @@ PULL = $(BIN)/dvc pull --allow-missing $(1) </dev/null >/dev/null \
 data: $(VENV)/stamp ## check out the data and weights that ship with the repository
 	@if [ -d .dvc ]; then $(call PULL,data.dvc train); fi
 
-runs: data ## check out the runs that ship with the repository, and what was measured on them
-	@$(call PULL,prepare decode fit-probe compare evaluate)
+runs: $(VENV)/stamp ## check out the data, and the runs that ship with what was measured on them
+	@if [ -d .dvc ]; then $(call PULL,data.dvc train prepare decode fit-probe compare evaluate); fi
 
 reproduce: runs ## decode the main runs, measure them, draw every figure and table; resumes
 	@$(BIN)/python -m pjd.pipeline.reproduce

@@ -10,7 +10,7 @@ import pjd
 from pjd.errors import ParameterError
 from pjd.paths import ROOT, RUNS
 from pjd.pipeline import runs
-from pjd.pipeline.notebook import NotebookError, main, value_of
+from pjd.pipeline.notebook import THREADS, NotebookError, limit_threads, main, value_of
 from pjd.pipeline.notebook import run as run_notebook
 from pjd.pipeline.params import lay_over, read_yaml
 from pjd.pipeline.runs import run_folder, set_threads
@@ -207,3 +207,11 @@ def test_a_refusal_in_a_kernel_is_one_line_and_writes_no_run(parameters, tmp_pat
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("pjd: ")]
     assert "ParameterError: " in line and "Traceback" not in done.stderr
     assert not (ROOT.parent / "x").exists()
+
+
+def test_notebooks_that_run_side_by_side_take_one_thread_each(monkeypatch):
+    monkeypatch.delenv(THREADS, raising=False)
+    assert limit_threads({"threads": 2, "seed": 7}) == {"threads": 2, "seed": 7}
+    monkeypatch.setenv(THREADS, "1")
+    assert limit_threads({"threads": 2, "seed": 7}) == {"threads": 1, "seed": 7}
+    assert limit_threads({"seed": 7}) == {"seed": 7}

@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 from pjd.paths import ROOT
+from pjd.pipeline import clock as clocks
 from pjd.pipeline import reproduce
+from pjd.pipeline.clock import Clock
 from pjd.pipeline.params import parameters
-from pjd.pipeline.reproduce import Clock, Part, plan, run_part
+from pjd.pipeline.reproduce import Part, at_once, plan, run_part
 
 MACHINE = {"device": "cpu", "dtype": "float32", "threads": 2}
 
@@ -19,7 +21,8 @@ def fake_dvc(tmp_path, monkeypatch):
     script = tmp_path / "dvc"
     script.write_text(
         f"#!{sys.executable}\n"
-        "import sys\n"
+        "import os, sys\n"
+        "print('threads', os.environ.get('PJD_THREADS'))\n"
         "for stage in sys.argv[3:]:\n"
         "    if not stage.startswith('-'):\n"
         "        print(f\"Running stage '{stage}':\", flush=True)\n"
@@ -57,38 +60,40 @@ def test_the_first_pictures_come_first():
 def test_on_gpus_as_many_stages_as_devices_run_at_once(monkeypatch):
     values = parameters() | {"machine": {**MACHINE, "device": "cuda"}}
 
-    def at_once() -> set[int]:
+    def processes() -> set[int]:
         return {part.processes for part in plan(values) if part.stages[0].startswith("decode@")}
 
     monkeypatch.delenv("PJD_DEVICES", raising=False)
-    assert at_once() == {0}
+    assert processes() == {1}
     monkeypatch.setenv("PJD_DEVICES", "0,1,2")
-    assert at_once() == {3}
+    assert processes() == {3}
 
 
 def test_the_time_is_that_of_other_machines_scaled_by_what_was_seen():
     parts = [Part("runs", ["decode@a", "decode@b", "decode@new"]), Part("figures", ["draw@x"], 2)]
-    clock = Clock(parts, {"decode@a": 100.0, "decode@b": 300.0, "draw@x": 8.0})
+    clock = Clock(at_once(parts), {"decode@a": 100.0, "decode@b": 300.0, "draw@x": 8.0})
     assert clock.of("decode@b") == 300 and clock.of("draw@x") == 4
     # One that was never timed takes as long as others of its kind.
     assert clock.of("decode@new") == 200
     clock.ran("decode@a", 260.0)
-    assert (clock.spent + reproduce.STEADY) / (clock.expected + reproduce.STEADY) == 2
+    assert (clock.spent + clocks.STEADY) / (clock.expected + clocks.STEADY) == 2
 
 
-@pytest.mark.parametrize("processes", [0, 1, 2])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_part_runs_all_its_stages(fake_dvc, processes, capsys):
     part = Part("runs", ["a", "b", "c"], processes)
-    clock = Clock([part, Part("report", ["d"])], {})
+    clock = Clock(at_once([part, Part("report", ["d"])]), {})
     assert set(run_part(part, clock, ["d"])) == {"a", "b", "c"}
     assert capsys.readouterr().out.count("until") == 3
+    told = [log.read_text() for log in reproduce.LOGS.iterdir()]
+    assert [("threads 1" in words) for words in told] == [processes > 1] * processes
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stage_that_fails_stops_all_and_is_shown(fake_dvc, processes):
     part = Part("runs", ["a", "bad", "c"], processes)
     with pytest.raises(ChildProcessError, match=r"'bad'(.|\n)*it is broken(.|\n)*log"):
-        run_part(part, Clock([part], {}), [])
+        run_part(part, Clock(at_once([part]), {}), [])
 
 
 def test_what_is_finished_is_said_to_stay(monkeypatch, capsys):

@@ -19,6 +19,10 @@ PATIENT = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 """For the kernel: threads that wait for each other must sleep. By default they spin, which takes
 the core from the thread that they wait for as soon as another program runs beside them."""
 
+THREADS = "PJD_THREADS"
+"""Environment variable: the most threads that a notebook may take, where several run side by side
+and would wait for each other."""
+
 QUIET = ["--log-level=CRITICAL"]
 """For the kernel: in every run it warns about its transport, and logs its own shutdown as an error.
 This hides nothing that a cell prints or raises."""
@@ -152,6 +156,14 @@ def read_words(words: list[str], notebook: Path) -> dict[str, Any]:
     return {name: typed(values, known[name]) for name, values in given.items()}
 
 
+def limit_threads(parameters: dict[str, Any]) -> dict[str, Any]:
+    """``parameters`` with at most as many ``threads`` as :data:`THREADS` says, where it is set."""
+    most = os.environ.get(THREADS)
+    if most is None or "threads" not in parameters:
+        return parameters
+    return {**parameters, "threads": min(int(most), parameters["threads"])}
+
+
 def parameters_of(notebook: Path) -> dict[str, dict[str, str]]:
     """The parameters of a notebook by name, as papermill describes them.
 
@@ -193,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        parameters = read_words(options.parameters, options.notebook)
+        parameters = limit_threads(read_words(options.parameters, options.notebook))
         with own_device() as device:
             if device is not None:
                 print(f"{options.html}: on device {device}", flush=True)

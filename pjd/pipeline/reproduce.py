@@ -15,12 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import numpy as np
-
 from pjd.paths import REPORTS, ROOT, RUNS
+from pjd.pipeline.clock import Clock
 from pjd.pipeline.devices import listed_devices
 from pjd.pipeline.files import read_table, write_json
 from pjd.pipeline.lock import restore
+from pjd.pipeline.notebook import THREADS
 from pjd.pipeline.params import parameters
 from pjd.pipeline.runs import provenance
 
@@ -43,9 +43,6 @@ LOOK = 0.2
 
 MOST = 4
 """DVC processes at once, at most: each needs some GB of memory."""
-
-STEADY = 60.0
-"""Seconds for which the recorded times are believed before this machine's own outweigh them."""
 
 
 class Part(NamedTuple):
@@ -76,9 +73,8 @@ def plan(values: dict[str, Any], everything: bool = False) -> list[Part]:
     settings = dict.fromkeys(run["setting"] for run in runs.values())
     cores = min(os.cpu_count() or 1, MOST)
     on_cpu = values["machine"]["device"] == "cpu"
-    # Two threads each of two processes on two cores would wait for each other: figures alone are
-    # drawn by one thread.
-    computing = cores // values["machine"]["threads"] if on_cpu else len(listed_devices())
+    # On a CPU one thread each: two threads of a process would wait for each other.
+    computing = cores if on_cpu else max(1, len(listed_devices()))
     return [
         Part("what runs depend on", ["hash-decoder", "prepare"]),
         Part(FIRST, [f"decode@{run}" for run in first], computing),
@@ -92,57 +88,37 @@ def plan(values: dict[str, Any], everything: bool = False) -> list[Part]:
     ]
 
 
-class Clock:
-    """When all is done, as far as one can tell.
-
-    Args:
-        parts: what is to be done.
-        times: seconds of stages elsewhere, by name; a stage that is not there takes as long as
-            others of its kind.
-    """
-
-    def __init__(self, parts: list[Part], times: dict[str, float]) -> None:
-        """Start."""
-        self.parts, self.times = parts, times
-        self.share = {stage: max(1, part.processes) for part in parts for stage in part.stages}
-        self.expected = 0.0
-        self.spent = 0.0
-
-    def of(self, stage: str) -> float:
-        """Seconds that ``stage`` is expected to take, its share of the cores counted."""
-        if stage not in self.times:
-            kind = stage.partition("@")[0]
-            alike = [v for k, v in self.times.items() if k.partition("@")[0] == kind]
-            return float(np.mean(alike or list(self.times.values()) or [0.0])) / self.share[stage]
-        return self.times[stage] / self.share[stage]
-
-    def ran(self, stage: str, seconds: float) -> None:
-        """Note that ``stage`` took ``seconds``."""
-        if stage in self.share:
-            self.expected += self.of(stage)
-            self.spent += seconds / self.share[stage]
-
-    def until(self, stages: list[str]) -> str:
-        """The time of day when ``stages`` will be done, if they begin now."""
-        factor = (self.spent + STEADY) / (self.expected + STEADY)
-        seconds = factor * sum(self.of(stage) for stage in stages)
-        return f"{datetime.fromtimestamp(time.time() + seconds):%H:%M}"
+def at_once(parts: list[Part]) -> dict[str, int]:
+    """By stage, how many processes its part has."""
+    return {stage: part.processes for part in parts for stage in part.stages}
 
 
 class Process:
     """A DVC process, and what it says."""
 
     def __init__(self, number: int, stages: list[str], single: bool) -> None:
-        """Start it; its words go to a file, so that it lives on if nobody reads them."""
+        """Start it; its words go to a file, so that it lives on if nobody reads them.
+
+        Args:
+            number: of its file of words.
+            stages: what DVC is asked for.
+            single: not what they depend on; it is one of several, and computes with one thread.
+        """
         LOGS.mkdir(parents=True, exist_ok=True)
         self.log = LOGS / f"reproduce-{number}.log"
         self.running: str | None = None
         self.began = 0.0
         options = ["--single-item"] if single else []
         command = [dvc(), "--wait-for-lock", "repro", *options, *stages]
+        limit = {THREADS: "1", "OMP_NUM_THREADS": "1"} if single else {}
         with self.log.open("w") as told:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.STDOUT
+                command,
+                cwd=ROOT,
+                env={**os.environ, **limit},
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=subprocess.STDOUT,
             )
         self.reader: TextIO = self.log.open(errors="replace")
 
@@ -209,9 +185,9 @@ def run_part(part: Part, clock: Clock, later: list[str]) -> dict[str, float]:
         if stage in left:
             left.remove(stage)
 
-    count = max(1, part.processes)
+    count = min(part.processes, len(part.stages))
     shares = [part.stages[k::count] for k in range(count)]
-    processes = [Process(k, share, count > 1) for k, share in enumerate(shares) if share]
+    processes = [Process(k, share, count > 1) for k, share in enumerate(shares)]
     waiting = list(processes)
     while waiting:
         waiting = [one for one in waiting if one.look(started, ended)]
@@ -252,7 +228,7 @@ def reproduce(everything: bool = False, record: bool = False) -> None:
     values = parameters()
     parts = plan(values, everything)
     times = json.loads(TIMES.read_text())["seconds"] if TIMES.exists() else {}
-    clock, began = Clock(parts, times), time.time()
+    clock, began = Clock(at_once(parts), times), time.time()
     took: dict[str, float] = {}
     for number, part in enumerate(parts, 1):
         later = [stage for following in parts[number:] for stage in following.stages]
