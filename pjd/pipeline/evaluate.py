@@ -31,6 +31,9 @@ from pjd.pipeline.prompts import SHARES
 from pjd.pipeline.runs import column_tensor
 from pjd.pipeline.settings import Setting
 
+DECIMALS = 9
+"""Of a distance in a file."""
+
 
 def deviation(interval: Interval) -> float:
     """One standard deviation, of an interval of two on both sides."""
@@ -61,7 +64,8 @@ def distance_between(first: Tensor | None, second: Tensor) -> float:
     """Frechet distance of two sets of features; not a number if one has fewer than two images."""
     if first is None or min(len(first), len(second)) < 2:
         return np.nan
-    return frechet(first, second)
+    # Rounding puts the distance of a set to itself on either side of 0.
+    return max(0.0, frechet(first, second))
 
 
 def captions_found(own: Tensor, prompts: list[str], model: ImageModel, probe: Path) -> np.ndarray:
@@ -120,7 +124,10 @@ def evaluate(run: str, model: ImageModel, top_k: int, probe: Path, batch_size: i
             "frechet_real": distance_between(real, own),
             "frechet_ar": distance_between(of_baseline, own),
         }
-        write_json(partial / "distances.json", distances | quality(own, real))
+        scores = distances | quality(own, real)
+        # The last digits depend on the number of threads.
+        written = {name: round(float(score), DECIMALS) for name, score in scores.items()}
+        write_json(partial / "distances.json", written)
 
 
 def half(own: Tensor) -> np.ndarray:
