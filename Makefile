@@ -50,7 +50,8 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 		"$$found" -m venv --clear $(VENV); \
 	fi
 	@echo "Installing the locked packages: some minutes the first time"
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.lock
+	@# Python compiles the modules that are used: a tenth of those that are installed.
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS) -r requirements.lock
 	@# The build tool is in the lock too: nothing unlocked is fetched.
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
