@@ -115,7 +115,7 @@ def decoder_shape(
 EMOJI_LIKE = {
     "emoji-64": llama(256, 768, 4, 4, 1024),
     "emoji-96": llama(256, 768, 4, 4, 1024),
-    "emoji-128": llama(512, 1536, 6, 8, 1024),
+    "emoji-128": llama(384, 1024, 8, 6, 1024),
 }
 JANUS = llama(2048, 5632, 24, 16, 102_400)
 LUMINA = llama(4096, 11_008, 32, 32, 65_536)

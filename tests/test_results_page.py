@@ -43,9 +43,9 @@ def test_findings_are_left_out_of_a_report_on_other_runs(monkeypatch):
     lines = pd.DataFrame({"run": ["ar"], "verdict": ["FAILS"]})
     monkeypatch.setattr(findings, "check_reproduction", lambda: lines)
     assert findings.findings(RUNS) == {}
-    monkeypatch.setattr(findings, "paragraphs", lambda: {"pareto": "{ar.steps:.0f}"})
+    monkeypatch.setattr(findings, "paragraphs", lambda: {"frontier_16": "{ar.steps:.0f}"})
     lines.verdict = "as expected"
-    assert findings.findings(RUNS) == {"pareto": "256"}
+    assert findings.findings(RUNS) == {"frontier_16": "256"}
 
 
 def test_a_table_in_markdown_keeps_its_cells():

@@ -33,6 +33,7 @@ def train_transformer(
     steps: int,
     batch: int = 32,
     rate: float = 2e-3,
+    decay: float = 0.3,
     weight_decay: float = 0.1,
     shift: int = 2,
     compiled: bool = True,
@@ -52,6 +53,7 @@ def train_transformer(
         steps: optimiser steps.
         batch: images per step.
         rate: learning rate of Muon (update RMS matched to AdamW's) and of AdamW.
+        decay: share of the steps, at the end, over which the rates fall to zero.
         weight_decay: decoupled decay of matrices.
         shift: the largest number of pixels by which an icon is moved, in each direction.
         compiled: whether to use ``torch.compile``.
@@ -68,7 +70,7 @@ def train_transformer(
         Muon(hidden, lr=rate, weight_decay=weight_decay, dtype=dtype),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=weight_decay / 10),
     ]
-    training = Training(both, optimizers, steps, checkpoint)
+    training = Training(both, optimizers, steps, checkpoint, decay=decay)
     forward = torch.compile(model.teacher_forced) if compiled else model.teacher_forced
     tokenizer.eval()
 

@@ -187,6 +187,35 @@ def results(runs: list[str] | None = None) -> pd.DataFrame:
     return table if runs is None else table.loc[runs]
 
 
+def other_seeds(setting: str) -> str:
+    """The run of AR with other seeds that a setting has: its noise."""
+    return f"{parameters()['settings'][setting]['ar']}-repeat"
+
+
+def noise(setting: str) -> float:
+    """The largest gap in size, in nats per token, that AR's own chance makes: at 95 %."""
+    repeat = results().loc[other_seeds(setting)]
+    return max(-repeat.gap_low, repeat.gap_high)
+
+
+def sweep(setting: str) -> pd.DataFrame:
+    """The runs of a setting that change nothing but their method's knob, AR left out.
+
+    Returns:
+        Rows of the table of all runs, with the ``knob``'s value and its ``letter``.
+    """
+    table, planned = results(), parameters()["runs"]
+    knobs = {name: preset.knob for name, preset in PRESETS.items() if preset.knob is not None}
+    plain = [
+        run
+        for run, method in zip(table.run, table.method, strict=True)
+        if method in knobs and set(planned[run]["options"]) <= {"method", knobs[method]}
+    ]
+    chosen = table.loc[plain][table.loc[plain].setting == setting]
+    values = [row[knobs[row["method"]]] for row in chosen.to_dict("records")]
+    return chosen.assign(knob=values, letter=[knob(method) for method in chosen.method])
+
+
 def with_interval(table: pd.DataFrame, column: str, form: str) -> list[str]:
     """Values of ``column`` with their intervals, "a [b, c]", each in the format ``form``.
 
@@ -218,6 +247,11 @@ def score_texts(scores: dict[str, float]) -> dict[str, str]:
     return texts
 
 
+def image_counts(table: pd.DataFrame) -> str:
+    """How many images the runs of a table have: "512", or "512 or 128"."""
+    return " or ".join(f"{int(count)}" for count in table.images.unique())
+
+
 def measured_on(model: str, table: pd.DataFrame, unit: str) -> str:
     """First words of a caption: model, images and seeds, and what intervals are.
 
@@ -227,7 +261,7 @@ def measured_on(model: str, table: pd.DataFrame, unit: str) -> str:
         unit: what has so many images: "row", "point".
     """
     return (
-        f"Model {resolve(model).name}, {int(table.images.iloc[0])} images per {unit}, image i with "
+        f"Model {resolve(model).name}, {image_counts(table)} images per {unit}, image i with "
         "seed i. Intervals: bootstrap 95 % over prompts."
     )
 
