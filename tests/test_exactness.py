@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pjd.api import generate
-from pjd.decoder.acceptance import AcceptRule, ratio
+from pjd.decoder.acceptance import ACCEPT_RULES, AcceptRule, ratio
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
 from tests.enumeration import RowEnds, decode, exact, p_value, rectangle
@@ -27,6 +27,9 @@ LOSSLESS = [
     ("sjd", {"window": 3, "initial": "repeat-above"}),
     ("sjd", {"window": 3, "initial": "uniform"}),
     ("sjd", {"window": 4, "top_k": 2}),
+    ("sjd", {"window": 2, "accept": "block"}),
+    ("sjd", {"window": 4, "accept": "block", "guidance": 2.0}),
+    ("sjd", {"window": 6, "accept": "block", "initial": "uniform"}),
     ("mc-sjd", {}),
     ("mc-sjd", {"window": 3, "redraft": "gumbel"}),
     ("gsd", {"group_size": 1}),
@@ -112,6 +115,8 @@ def test_the_staircase_with_forced_row_ends():
         ),
         # A residual that forgets to subtract q.
         ("sjd", {"window": 4, "accept": AcceptRule(ratio, correction="sampled")}, 0),
+        # Which drafts a block accepts depends on later ones: those that stay are no samples.
+        ("mc-sjd", {"window": 6, "accept": ACCEPT_RULES["block"], "guidance": 2.0}, 0),
         ("pjd", {"context": 1}, 0),
         ("pjd-plus", {"context": 1}, 0),
     ],

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -38,10 +39,12 @@ class AcceptRule(NamedTuple):
         accepts: from :class:`AcceptInputs` to bool [batch, queries].
         correction: "residual": a token drawn from norm(max(0, p - q)); "sampled": the token that
             was drawn from p.
+        share: of p in the residual norm(max(0, share * p - q)), float [batch, queries]; None: 1.
     """
 
     accepts: Callable[[AcceptInputs], Tensor]
     correction: Literal["residual", "sampled"] = "residual"
+    share: Callable[[AcceptInputs], Tensor] | None = None
 
 
 def likelihood(distribution: Tensor, tokens: Tensor) -> Tensor:
@@ -87,10 +90,43 @@ def group(inputs: AcceptInputs, near: float = 0.15, close: float = 0.5) -> Tenso
     return inputs.uniforms * mass_q < mass_p
 
 
+def survival(inputs: AcceptInputs) -> Tensor:
+    """How likely the drafts before each one are together, float [batch, queries].
+
+    s_0 = 1 and s_i = min(1, s_{i-1} p(x_i) / q(x_i)), the p_i of block verification
+    (arXiv 2403.10444, algorithm 2); the value at a query is that of the drafts before its own.
+    """
+    p = likelihood(inputs.target_probs, inputs.drafts).double()
+    q = likelihood(inputs.draft_probs, inputs.drafts).double()
+    # The recursion is a walk below 0 in logarithms: its sum, less how far that went above 0.
+    walk = torch.where(q > 0, p.clamp(min=1e-300).log() - q.clamp(min=1e-300).log(), 0.0).cumsum(1)
+    before = torch.cat([torch.zeros_like(walk[:, :1]), walk[:, :-1]], dim=1)
+    return (before - before.clamp(min=0).cummax(1).values).exp().to(inputs.target_probs.dtype)
+
+
+def block(inputs: AcceptInputs) -> Tensor:
+    """Accept the longest beginning whose own test passes, all drafts together (block verification).
+
+    Of i drafts it passes with probability S / (S + 1 - s_i), where S is the sum of
+    max(0, s_i p - q) at the next position (arXiv 2403.10444, algorithm 2). It accepts at least as
+    many as the ratio test on average and is exact, if drafts are samples of q of each other's
+    making: one row of queries in order, redrawn after every forward pass.
+    """
+    is_draft = inputs.draft_probs.sum(-1) > 0
+    share = survival(inputs)
+    spare = (share[..., None] * inputs.target_probs - inputs.draft_probs).clamp_(min=0).sum(-1)
+    passes = torch.where(share < 1, spare / (spare + 1 - share), 1.0)
+    # The test of the drafts up to one's own stands at the next query.
+    tested = is_draft[:, :-1] & (inputs.uniforms[:, :-1] <= passes[:, 1:])
+    longest = tested.flip(1).cummax(1).values.flip(1)
+    return torch.cat([longest, torch.zeros_like(is_draft[:, :1])], dim=1)
+
+
 ACCEPT_RULES: dict[str, AcceptRule] = {
     "ratio": AcceptRule(ratio),
     "match": AcceptRule(match, correction="sampled"),
     "group": AcceptRule(group),
+    "block": AcceptRule(block, share=survival),
 }
 """Tests by the name that the option ``accept`` takes; it takes a rule itself too."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["raster", "rows"]
 Mask = Literal["row-causal", "none", "released"]
-Accept = Literal["ratio", "match", "group"]
+Accept = Literal["ratio", "match", "group", "block"]
 Resample = Literal["every-row", "top-row"]
 Start = Literal["context", "adaptive"]
 Lag = Literal["at-start", "fixed"]
@@ -138,6 +138,9 @@ class DecodeConfig:
         if self.accept == "match" and self.redraft not in ("fresh", "gumbel"):
             allowed = "must be fresh or gumbel where a draft is kept if it is drawn again"
             raise ParameterError("redraft", self.redraft, allowed)
+        if self.accept == "block" and (self.layout, self.redraft) != ("raster", "fresh"):
+            allowed = "block needs layout raster and redraft fresh: elsewhere it is not exact"
+            raise ParameterError("accept", self.accept, allowed)
         fits = (self.layout, self.mask, self.start) == ("rows", "row-causal", "context")
         if self.lag == "fixed" and not fits:
             allowed = "fixed needs rows, mask row-causal and start context: it has one fixed target"

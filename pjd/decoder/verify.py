@@ -153,6 +153,9 @@ def verify(
     resample = band.may_resample & (accepted < band.max_commits)
     first = per_query(accepted, lane)
     corrected = (depth == first) & per_query(resample, lane) & tested
+    if accept.share is not None:
+        shared = (accept.share(inputs)[..., None] * target_probs - draft_probs).clamp_(min=0)
+        residual = torch.where(corrected[..., None], shared, residual)
 
     # Redraft: what was not accepted and does not stay is drawn anew.
     kept = depth < first

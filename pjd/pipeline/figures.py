@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,16 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
-from pjd.api import pictures
 from pjd.decoder.methods import KNOBS, PRESETS
-from pjd.decoder.model import ImageModel
 from pjd.models.registry import resolve
 from pjd.paths import FIGURES, RESULTS, RUNS
 from pjd.pipeline.drawn import drawn_values
 from pjd.pipeline.files import folder, read_table
 from pjd.pipeline.params import parameters
 from pjd.pipeline.prompts import SHARES
-from pjd.pipeline.runs import column_tensor
+
+if TYPE_CHECKING:
+    # It imports torch, which figures of measured numbers need not wait for.
+    from pjd.decoder.model import ImageModel
 
 TITLE = 26
 """Letters that fit above a picture."""
@@ -111,7 +112,7 @@ def first_of_groups(table: pd.DataFrame, columns: int, skip: int = 0) -> list[in
     return list(chosen.index[:columns])
 
 
-def compared(model: ImageModel, runs: list[str], chosen: list[int]) -> Figure:
+def compared(model: "ImageModel", runs: list[str], chosen: list[int]) -> Figure:
     """The same prompts and seeds by several runs, one row each, with the steps of every image.
 
     Args:
@@ -119,6 +120,9 @@ def compared(model: ImageModel, runs: list[str], chosen: list[int]) -> Figure:
         runs: their names.
         chosen: which images of each.
     """
+    from pjd.api import pictures
+    from pjd.pipeline.runs import column_tensor
+
     tables = {run: read_table(RUNS / run / "decode" / "images.parquet") for run in runs}
     first = tables[runs[0]]
     titles = [f"{first.prompt[i]}\n({first.group[i]})".replace(", ", "\n") for i in chosen]

@@ -1,4 +1,4 @@
-"""One self-contained HTML page with all figures and tables, and with what ran."""
+"""One HTML page with all figures and tables, and beside it one with where each run was decoded."""
 
 import base64
 import html
@@ -18,6 +18,9 @@ from pjd.pipeline.params import parameters
 
 SHIPPED = ROOT / "docs" / "results" / "provenance.json"
 """Where the runs come from that come with the repository."""
+
+DECODED_ON = "provenance.html"
+"""Page beside the report that says where each run was decoded."""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pjd: results</title>
@@ -100,11 +103,15 @@ def where_decoded(runs: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def what_ran(runs: list[str]) -> str:
-    """Section on ``runs``: what all share of options, versions and machine, and what differs."""
+    """Section on ``runs``: the options that all share, and those that differ.
+
+    Where they were decoded differs between equal reproductions: it has a page of its own, so that
+    this one has the same bytes.
+    """
     rows = {}
-    for run, where in where_decoded(runs).items():
+    for run in runs:
         stamp = json.loads((RUNS / run / "decode" / "run.json").read_text())
-        rows[run] = {"model": stamp["model"], "dtype": stamp["dtype"], **where, **stamp["config"]}
+        rows[run] = {"model": stamp["model"], "dtype": stamp["dtype"], **stamp["config"]}
     text = pd.DataFrame(rows).T.astype(str)
     is_shared = text.nunique() == 1
     shared = text.loc[:, is_shared].iloc[0].to_dict()
@@ -113,6 +120,16 @@ def what_ran(runs: list[str]) -> str:
     return (
         f"<h2>What ran</h2><p>All runs: {listed}.</p><details><summary>What differs, by run"
         f'</summary><div class="wide">{own}</div></details>'
+        f'<p><a href="{DECODED_ON}">Machine, versions, commit and seconds of each run</a></p>'
+    )
+
+
+def where_page(runs: list[str]) -> str:
+    """Page with commit, versions, machine and seconds of each of ``runs``."""
+    table = pd.DataFrame(where_decoded(runs)).T.astype(str).rename_axis("run").reset_index()
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>pjd: where it ran</title>'
+        f"<h1>Where each run was decoded</h1>{table.to_html(index=False, border=0)}</html>\n"
     )
 
 
@@ -198,7 +215,7 @@ def heading(notebook: Path) -> str:
 
 
 def main() -> int:
-    """Write ``reports/index.html``."""
+    """Write ``reports/index.html`` and ``reports/provenance.html``."""
     runs, figures = read_table(RESULTS / "runs.parquet"), parameters()["figures"]
     main, found = runs[runs.group == "main"], findings(runs)
     text = PAGE.format(
@@ -213,6 +230,7 @@ def main() -> int:
     REPORTS.mkdir(parents=True, exist_ok=True)
     path = REPORTS / "index.html"
     path.write_text(text)
+    (REPORTS / DECODED_ON).write_text(where_page(runs.run.tolist()))
     print(path)
     return 0
 
