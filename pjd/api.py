@@ -149,7 +149,8 @@ def generate(
     check_seeds(seeds, options.get("seed"))
     # None stands for "not given": it must not hide the model's own default.
     given = {name: value for name, value in options.items() if value is not None}
-    config = configure(method, **{**model.sampling, **given})
+    options = {**model.sampling, **given}
+    config = configure(method, columns=model.grid.columns, **options)
     return decode(model, prompts, config, batch_size=batch_size, seeds=seeds, progress=progress)
 
 

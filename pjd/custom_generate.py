@@ -229,7 +229,8 @@ def decoding(
             given = {"guidance": wrapped.guidance, "seed": first_seed}
             given |= sampling_options(generation_config, wrapped.model.vocabulary)
             given |= {name: value for name, value in options.items() if value is not None}
-            config = configure(method, **given)
+            columns = wrapped.model.grid.columns
+            config = configure(method, columns=columns, **given)
             check_fit(config, wrapped.model)
             tokens = decode_all(wrapped, config, numbers)
         end = tokens.new_tensor(wrapped.closing).expand(len(tokens), -1)

@@ -31,6 +31,7 @@ def tiny(monkeypatch, tmp_path):
     model = tiny_model(grid=4, vocabulary=7)
     monkeypatch.setattr(registry, "resolve", lambda name: tmp_path / name)
     monkeypatch.setattr(registry, "default_sampling", lambda name: model.sampling)
+    monkeypatch.setattr(registry, "columns_of", lambda name: model.grid.columns)
     monkeypatch.setattr(registry, "load", lambda *_, **__: model)
     monkeypatch.setattr("pjd.jobs.load", lambda *_, **__: model)
     monkeypatch.setattr("pjd.jobs.resolve", registry.resolve)
@@ -220,6 +221,7 @@ from tests.tiny import tiny_model
 model = tiny_model(grid=4, vocabulary=7)
 registry.resolve = jobs.resolve = lambda name: pathlib.Path(name)
 registry.default_sampling = lambda name: {}
+registry.columns_of = lambda name: 6
 jobs.load, jobs.weights_of = lambda *_, **__: model, lambda name: "0"
 sys.argv = ["pjd", "generate", "--model", "x", "--method", "zipar", "--file", "mine.txt"]
 cli.main()

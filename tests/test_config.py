@@ -31,6 +31,11 @@ BAD = [
     ("ar", {"top_k": -5}, "top_k = -5"),
     ("ar", {"seed": -1}, "seed = -1"),
     ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group, block"),
+    (
+        "mc-sjd",
+        {"accept": "block"},
+        "accept = 'block': block needs layout raster",
+    ),
     ("gsd", {"group_size": 0}, "group_size = 0: must be an integer from 1 to 1048576"),
     ("jacobi", {"redraft": "coupled"}, "redraft = 'coupled': must be fresh or gumbel"),
     ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs rows, mask row-causal"),
@@ -51,7 +56,7 @@ def test_bad_options_name_parameter_value_and_range(method, options, message):
     ("name", "word"), [(name, word) for name, words in CHOICES.items() for word in words]
 )
 def test_every_word_of_a_choice_is_allowed(name, word):
-    method = "sjd" if word == "raster" else "pjd"
+    method = "sjd" if word in ("raster", "block") else "pjd"
     options = {**PRESETS[method].choices, name: word}
     assert getattr(DecodeConfig(method, **options), name) == word
 

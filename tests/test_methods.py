@@ -34,6 +34,13 @@ def test_an_option_that_is_none_keeps_the_presets_value():
     assert configure("pjd", context=2).window == PRESETS["pjd"].choices["window"]
 
 
+def test_a_window_of_rows_grows_with_the_grid_unless_it_is_given():
+    assert configure("mc-sjd").window == 32
+    assert configure("mc-sjd", columns=24).window == 48
+    assert configure("mc-sjd", columns=24, window=5).window == 5
+    assert configure("sjd", columns=24).window == configure("sjd").window
+
+
 def test_options_of_several_places_are_put_together():
     assert combine({"context": 4, "top_k": None}, {"top_k": 5}, {}) == {"context": 4, "top_k": 5}
     # 0 is a value, None is none.

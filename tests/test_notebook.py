@@ -42,6 +42,7 @@ def check_decode(**parameters: object) -> None:
         patch.setattr(pjd, "load", load, raising=False)
         patch.setattr(runs, "resolve", lambda name: None)
         patch.setattr("pjd.models.registry.default_sampling", lambda name: {})
+        patch.setattr("pjd.models.registry.columns_of", lambda name: 6)
         # The threads of this process are those of all other tests.
         patch.setattr("torch.set_num_threads", lambda threads: None)
         exec(CHECKS, names)

@@ -4,7 +4,7 @@ import pytest
 
 from pjd.errors import ParameterError
 from pjd.models import emoji
-from pjd.models.registry import resolve
+from pjd.models.registry import configure_for, resolve
 
 
 def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
@@ -14,3 +14,16 @@ def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
             resolve(name)
     with pytest.raises(FileNotFoundError, match="dvc pull"):
         emoji.load("x", tmp_path)
+
+
+def test_a_window_of_rows_is_known_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("pjd.models.registry.WEIGHTS", tmp_path)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    (folder / "model.json").write_text('{"sampling": {}, "transformer": {"grid": 7}}')
+    assert configure_for("mine", "mc-sjd").window == 14
+    assert configure_for("lumina-mgpt-7b-768", "mc-sjd").window == 96
+    (folder / "model.json").write_text('{"sampling": {}}')
+    with pytest.raises(ValueError, match="has no grid"):
+        configure_for("mine", "mc-sjd")

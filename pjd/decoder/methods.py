@@ -21,6 +21,8 @@ class Preset:
         paper: where it comes from: an arXiv number, or "ours".
         knob: the option that it is swept over, a key of :data:`KNOBS`; None: it has none.
         choices: options of :class:`pjd.decoder.config.DecodeConfig`, those that are not defaults.
+        window_rows: its window in rows of the grid, where the grid is known; None: that of
+            ``choices`` on every grid.
     """
 
     title: str
@@ -28,6 +30,7 @@ class Preset:
     paper: str
     knob: str | None
     choices: dict[str, Any]
+    window_rows: int | None = None
 
     @property
     def by_rows(self) -> bool:
@@ -65,10 +68,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "mc-sjd": Preset(
         title="MC-SJD",
-        summary="SJD with coupled drafts; exactly AR's distribution",
+        summary="SJD with coupled drafts over two rows of the grid; exactly AR's distribution",
         paper="2510.24211",
         knob="window",
         choices={**RASTER, "window": 32, "redraft": "coupled"},
+        window_rows=2,
     ),
     "gsd": Preset(
         title="GSD",
@@ -172,11 +176,12 @@ def combine(*places: Mapping[str, Any]) -> dict[str, Any]:
     return combined
 
 
-def configure(method: str, **options: Any) -> DecodeConfig:
+def configure(method: str, *, columns: int | None = None, **options: Any) -> DecodeConfig:
     """Make the configuration of ``method`` with some of its options changed.
 
     Args:
         method: a key of :data:`PRESETS`.
+        columns: of the model's grid, if it is known: some presets have their window from it.
         options: fields of :class:`DecodeConfig`; None keeps the preset's value.
 
     Raises:
@@ -185,4 +190,8 @@ def configure(method: str, **options: Any) -> DecodeConfig:
     check_choice("method", method, tuple(PRESETS))
     check_options(options)
     chosen = {name: value for name, value in options.items() if value is not None}
-    return DecodeConfig(method=method, **{**PRESETS[method].choices, **chosen})
+    preset = PRESETS[method]
+    choices = dict(preset.choices)
+    if columns is not None and preset.window_rows is not None:
+        choices["window"] = preset.window_rows * columns
+    return DecodeConfig(method=method, **{**choices, **chosen})

@@ -96,7 +96,24 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
         ParameterError: for an unknown model, method or option, or a value outside its range.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    return configure(method, **{**default_sampling(name), **given})
+    return configure(method, columns=columns_of(name), **{**default_sampling(name), **given})
+
+
+def columns_of(name: str) -> int:
+    """Codes per row of a model, without loading it; see :func:`resolve`.
+
+    Raises:
+        ParameterError: if there is no such model.
+        ValueError: if its description is damaged.
+    """
+    checkpoint = official(name)
+    if checkpoint is not None:
+        return checkpoint.columns
+    file = resolve(name) / "model.json"
+    grid = read_json(file).get("transformer", {}).get("grid")
+    if not isinstance(grid, int):
+        raise ValueError(f"{file} has no grid: run `dvc pull`")
+    return grid
 
 
 def default_sampling(name: str) -> dict[str, float | int]:
