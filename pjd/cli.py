@@ -13,7 +13,6 @@ from pjd.console import (
     check_common,
     check_output,
     comparison_table,
-    doctor_table,
     methods_table,
     models_table,
     parse_option,
@@ -22,7 +21,8 @@ from pjd.console import (
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import PRESETS, combine
 from pjd.errors import ParameterError, check_choice, check_integer
-from pjd.paths import ROOT, replacing
+from pjd.paths import replacing
+from pjd.upkeep import audit, convert, doctor, profile, verify
 
 app = typer.Typer(
     add_completion=False,
@@ -228,52 +228,8 @@ def methods() -> None:
     Console().print(methods_table())
 
 
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(help="A .pt, .pth or .ckpt file, or a folder.")],
-    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-) -> None:
-    """Convert an official checkpoint to safetensors, without running code that it may contain."""
-    if target.suffix != ".safetensors" or target.exists():
-        raise ParameterError("target", str(target), "must be a new file that ends in .safetensors")
-    from pjd.models import checkpoint
-
-    check_output(target.parent)
-    typer.echo(f"{target}: {checkpoint.convert(source, target)}")
-
-
-@app.command()
-def doctor() -> None:
-    """Show versions, GPUs, memory and weights, and say what will not work, and why."""
-    Console().print(doctor_table())
-
-
-@app.command()
-def profile(
-    name: Annotated[str, typer.Argument(help="A file in profiles/: paper, smoke.")],
-) -> None:
-    """Write a profile into params.yaml; `git checkout params.yaml` undoes it."""
-    from pjd.pipeline.params import lay_over
-
-    keys = lay_over(ROOT / "profiles" / f"{name}.yaml", ROOT / "params.yaml")
-    print(f"params.yaml has the profile {name} now: {', '.join(keys)}")
-
-
-@app.command()
-def verify(
-    write: Annotated[
-        bool, typer.Option("--write", help="Take this run as the expected results.")
-    ] = False,
-) -> None:
-    """Compare the main run with the committed results; exit code 1 if a line fails."""
-    from pjd.pipeline.expected import check_reproduction
-
-    lines = check_reproduction(write=write)
-    typer.echo(lines.to_string(index=False))
-    failed = int((lines.verdict != "as expected").sum())
-    typer.echo(f"{len(lines) - failed} of {len(lines)} lines as expected")
-    if failed:
-        raise typer.Exit(1)
+for command in (convert, doctor, profile, verify, audit):
+    app.command()(command)
 
 
 def main() -> None:

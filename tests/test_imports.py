@@ -21,7 +21,7 @@ RULES = {
     "measure": CORE | {"api", "measure"},
     "pipeline": CORE | {"api", "measure", "emoji", "pipeline"},
 }
-SHELL = {"__init__", "cli", "console", "jobs", "doctor", "custom_generate"}
+SHELL = {"__init__", "cli", "console", "jobs", "upkeep", "doctor", "custom_generate"}
 """Modules that may import all of pjd."""
 LONGEST = 300
 """Lines of a file. Adapters, which mirror a checkpoint, and lists of the corpus may be longer."""

@@ -130,6 +130,10 @@ def gumbel_sample(weights: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         int64 [...]; a token of zero weight is never drawn.
     """
+    return (weights / waiting_times(uniform)).argmax(-1)
+
+
+def waiting_times(uniform: Tensor) -> Tensor:
+    """Exponential waiting times [...] from ``uniform`` [...] in [0, 1), multiples of 2**-24."""
     # The middle of each cell of the grid of numbers: never 0, and never 1.
-    waiting = -torch.log1p(-(uniform + 2.0**-25).clamp(max=1 - 2.0**-24))
-    return (weights / waiting).argmax(-1)
+    return -torch.log1p(-(uniform + 2.0**-25).clamp(max=1 - 2.0**-24))

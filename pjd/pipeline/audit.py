@@ -1,0 +1,53 @@
+"""Audit a decoded run: `pjd audit`, and the table of the report."""
+
+import json
+
+import torch
+
+from pjd.decoder.config import DecodeConfig
+from pjd.errors import check_integer
+from pjd.measure.audit import audit, check_noise
+from pjd.models.registry import check_dtype, load
+from pjd.paths import ROOT
+from pjd.pipeline.files import read_table
+from pjd.pipeline.runs import column_tensor, run_folder
+
+
+def audit_run(
+    run: str,
+    dtype: str | None = None,
+    device: str = "cpu",
+    batch_size: int = 8,
+    images: int | None = None,
+) -> dict[str, float]:
+    """Share of a run's codes that plain AR draws too; see :meth:`pjd.measure.audit.Audit.summary`.
+
+    Args:
+        run: its name, a folder below runs/.
+        dtype: to compute AR in; None: the one that the run was decoded in.
+        device: to compute on.
+        batch_size: images per forward pass.
+        images: only so many, the first ones; None: all.
+
+    Raises:
+        ParameterError: if the run was not decoded with noise that is fixed by position, or a
+            parameter is not allowed.
+        FileNotFoundError: if it has not been decoded.
+    """
+    check_integer("batch_size", batch_size, 1)
+    if images is not None:
+        check_integer("images", images, 1)
+    check_dtype(dtype)
+    decoded = run_folder(run) / "decode"
+    if not (decoded / "run.json").exists():
+        raise FileNotFoundError(
+            f"no run {decoded.relative_to(ROOT)}: `dvc pull` or `dvc repro decode@{run}`"
+        )
+    stamp = json.loads((decoded / "run.json").read_text())
+    config = DecodeConfig(**stamp["config"])
+    check_noise(config)
+    table = read_table(decoded / "images.parquet")[:images]
+    seeds = config.seed + torch.arange(len(table))
+    model = load(stamp["model"], device, dtype or stamp["dtype"])
+    tokens = column_tensor(table.tokens)
+    return audit(model, list(table.prompt), tokens, seeds, config, batch_size).summary()

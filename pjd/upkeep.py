@@ -1,0 +1,79 @@
+"""Commands that look after checkpoints and results: convert, doctor, profile, verify, audit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pjd.console import check_output, doctor_table
+from pjd.errors import ParameterError
+from pjd.paths import ROOT
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .pt, .pth or .ckpt file, or a folder.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Convert an official checkpoint to safetensors, without running code that it may contain."""
+    if target.suffix != ".safetensors" or target.exists():
+        raise ParameterError("target", str(target), "must be a new file that ends in .safetensors")
+    from pjd.models import checkpoint
+
+    check_output(target.parent)
+    typer.echo(f"{target}: {checkpoint.convert(source, target)}")
+
+
+def doctor() -> None:
+    """Show versions, GPUs, memory and weights, and say what will not work, and why."""
+    Console().print(doctor_table())
+
+
+def profile(
+    name: Annotated[str, typer.Argument(help="A file in profiles/: paper, smoke.")],
+) -> None:
+    """Write a profile into params.yaml; `git checkout params.yaml` undoes it."""
+    from pjd.pipeline.params import lay_over
+
+    keys = lay_over(ROOT / "profiles" / f"{name}.yaml", ROOT / "params.yaml")
+    print(f"params.yaml has the profile {name} now: {', '.join(keys)}")
+
+
+def verify(
+    write: Annotated[
+        bool, typer.Option("--write", help="Take this run as the expected results.")
+    ] = False,
+) -> None:
+    """Compare the main run with the committed results; exit code 1 if a line fails."""
+    from pjd.pipeline.expected import check_reproduction
+
+    lines = check_reproduction(write=write)
+    typer.echo(lines.to_string(index=False))
+    failed = int((lines.verdict != "as expected").sum())
+    typer.echo(f"{len(lines) - failed} of {len(lines)} lines as expected")
+    if failed:
+        raise typer.Exit(1)
+
+
+def audit(
+    run: Annotated[str, typer.Argument(help="A folder below runs/, such as jacobi.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="Of plain AR; the run's own if it is left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 8,
+    images: Annotated[
+        int | None, typer.Option(help="Only the first ones; all if not given.")
+    ] = None,
+) -> None:
+    """Say how many of a run's codes plain AR draws too, with the same noise."""
+    from pjd.models.registry import choose_device
+    from pjd.pipeline.audit import audit_run
+
+    found = audit_run(run, dtype, choose_device(device), batch_size, images)
+    typer.echo(f"{found['equal']:.4%} of {found['codes']:.0f} codes are AR's own draw")
+    if found["equal"] < 1:
+        typer.echo(
+            f"of the others {found['near_ties']:.1%} are near-ties; the largest miss is "
+            f"{found['largest_miss']:.3f} nats"
+        )
