@@ -133,7 +133,8 @@ def generate(
         model: from :func:`pjd.load`.
         prompts: a list of captions.
         method: a key of :data:`pjd.decoder.methods.PRESETS`.
-        batch_size: images decoded together; results do not depend on it.
+        batch_size: images decoded together. In single precision results do not depend on it; in 16
+            bits another width of the forward pass rounds otherwise, which changes some draws.
         seeds: a list of integers, one per image, in place of the option ``seed``; None: image i has
             that one plus i.
         progress: show a progress bar; or a function to call instead, see :data:`Progress`.

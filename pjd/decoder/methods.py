@@ -54,7 +54,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "jacobi": Preset(
         title="Jacobi",
-        summary="fixed-point iteration; the tokens of `ar` with the same noise",
+        summary="fixed-point iteration; in single precision the tokens of `ar` with its noise",
         paper="2305.10427",
         knob="window",
         choices={**RASTER, "accept": "match", "redraft": "gumbel"},
