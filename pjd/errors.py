@@ -33,6 +33,11 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
+def one_line(message: object, most: int | None = None) -> str:
+    """A message, such as an error, without line breaks, cut to ``most`` characters if given."""
+    return " ".join(str(message).split())[:most]
+
+
 def _with_message(kind: type[ParameterError], message: str) -> ParameterError:
     """An error that says ``message``, whatever its own arguments were."""
     error = kind.__new__(kind, message)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable
 
 import torch
 
+from pjd.errors import one_line
+
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 """Records what a function does, without doing it, and returns what does it again."""
 
@@ -57,7 +59,7 @@ class Captured:
                 self.graphs[key] = self.recorder(function)
             except RuntimeError as error:
                 # Nothing has been computed yet, so nothing is lost.
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error, 200)
                 warnings.warn(
                     f"iterations are not captured, which is slower: {reason}", stacklevel=2
                 )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pjd.errors import one_line
+
 if TYPE_CHECKING:
     from pjd.decoder.model import ImageModel
 
@@ -53,7 +55,7 @@ class Compiled:
             return self.fast(*inputs, **options)
         except torch._dynamo.exc.TorchDynamoException as error:
             # It comes before anything is computed, so nothing is done twice.
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             name = getattr(self.function, "__name__", "a region")
             warnings.warn(f"{name} is not compiled, which is slower: {reason}", stacklevel=2)
             self.fast = self.function

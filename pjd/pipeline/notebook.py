@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pjd.errors import ParameterError
+from pjd.errors import ParameterError, one_line
 from pjd.paths import ROOT
 from pjd.pipeline.devices import own_device
 
@@ -179,11 +179,6 @@ def parameters_of(notebook: Path) -> dict[str, dict[str, str]]:
     # A file that is no notebook fails in whatever way its content has it.
     except Exception as error:
         raise NotebookError(f"{notebook} is no notebook ({one_line(error)})") from error
-
-
-def one_line(message: object) -> str:
-    """A message without line breaks."""
-    return " ".join(str(message).split())
 
 
 def refuse_unknown(notebook: Path, names: list[str], known: dict[str, Any]) -> None:

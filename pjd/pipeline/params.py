@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from pjd.errors import one_line
 from pjd.paths import ROOT
 
 
@@ -51,7 +52,7 @@ def read_yaml(text: str, source: str) -> Any:
         raise ValueError(f"{source}{place}: {error.problem or 'no YAML'}") from error
     # PyYAML has no error of its own for letters that no YAML has, dates that no calendar has, ...
     except Exception as error:
-        raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{source} is no YAML: {one_line(error)}") from error
 
 
 def parameters() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pjd.errors import ParameterError, check_integer, check_text
+from pjd.errors import ParameterError, check_integer, check_text, one_line
 from pjd.paths import DATA
 
 SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}
@@ -135,7 +135,7 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
     except ParameterError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reader, why = READERS[path.suffix].__name__, " ".join(str(error).split())
+        reader, why = READERS[path.suffix].__name__, one_line(error)
         allowed = f"is not in the format {reader} of docs/prompts.md ({why})"
         raise ParameterError("prompts", source, allowed) from error
     if table.empty:
