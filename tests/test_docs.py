@@ -253,6 +253,34 @@ def test_the_readmes_numbers_are_the_expected_ones():
         assert is_rounded(compression.strip("×"), ratio("ar", run)), label
 
 
+LARGER = {
+    "AR, other seeds (noise)": "ar-repeat",
+    "SJD, W = 16": "sjd",
+    "MC-SJD, W = 32 (exact)": "mc-sjd-32",
+    "MC-SJD, W = 64 (exact)": "mc-sjd-64",
+    "MC-SJD, W = 128 (exact)": "mc-sjd-128",
+    "PJD, c = 8": "pjd-8",
+    "PJD, c = 4": "pjd-4",
+    "PJD-plus, c = 8": "pjd-plus-8",
+    "PJD-plus, c = 4": "pjd-plus-4",
+    "ZipAR, c = 8": "zipar-8",
+    "ZipAR, c = 4": "zipar-4",
+}
+"""Rows of README's table of 32x32 codes, and their runs, each after "emoji-128-"."""
+
+
+def test_the_readmes_numbers_of_the_larger_grid_are_the_expected_ones():
+    _, *rows = table("README.md", "On 32×32 an exact decoder is ahead")
+    fed = pd.read_csv(ROOT / "docs/results/runs.csv").set_index("run").tokens_per_step
+    assert [row[0] for row in rows] == list(LARGER)
+    for label, steps, compression, fed_per_step, gap in rows:
+        run = f"emoji-128-{LARGER[label]}"
+        check_cell(steps, run, "steps")
+        check_cell(gap, run, "gap")
+        assert is_rounded(compression.strip("×"), ratio("emoji-128-ar", run)), label
+        assert is_rounded(fed_per_step, fed[run]), label
+
+
 CONTROL = "shuffled"
 FINDINGS = {
     "Without locality": (
@@ -333,6 +361,8 @@ def test_the_findings_tables_have_the_expected_numbers(heading):
 
 
 PLUS, LARGE = "emoji-96-pjd-plus-4", "emoji-96-pjd-4"
+QUARTER = (("", "pjd-4"), ("emoji-96-", "emoji-96-pjd-6"), ("emoji-128-", "emoji-128-pjd-8"))
+"""PJD with c a quarter of the columns, each after what its AR is called with."""
 CLAIMS = {
     "README.md": [
         ("needs N of SJD's steps here", [ratio("pjd-4", "sjd")]),
@@ -353,6 +383,50 @@ CLAIMS = {
         ),
     ],
     "docs/findings.md": [
+        (
+            "16×16 N, N, N; 32×32 N, N, N. Gaps of PJD: N and N;",
+            [
+                *(value(run, "steps") for run in ("sjd", "mc-sjd-32", "pjd-4")),
+                *(value(f"emoji-128-{run}", "steps") for run in ("sjd", "mc-sjd-64", "pjd-8")),
+                value("pjd-4", "gap"),
+                value("emoji-128-pjd-8", "gap"),
+            ],
+        ),
+        (
+            "16×16, c = 4, N and N; 32×32, c = 8, N and N; c = 4, N and N |",
+            [
+                value(f"{grid}{run}-{c}", "steps")
+                for grid, c in (("", 4), ("emoji-128-", 8), ("emoji-128-", 4))
+                for run in ("zipar", "pjd")
+            ],
+        ),
+        (
+            "16×16, c = 4: N steps at N with it, N at N without it",
+            [
+                value(run, measure)
+                for run in ("pjd-4", "pjd-nomask-4")
+                for measure in ("steps", "gap")
+            ],
+        ),
+        (
+            "gaps at c = 2, 4, 8, 16 on 16×16: N, N, N, N |",
+            [value(f"pjd-{c}", "gap") for c in (2, 4, 8, 16)],
+        ),
+        (
+            "16×16, 24×24, 32×32: N×, N×, N×; of SJD: N×, N×, N× |",
+            [
+                *(ratio(f"{ar}ar", run) for ar, run in QUARTER),
+                *(ratio(f"{ar}ar", f"{ar}sjd") for ar, _ in QUARTER),
+            ],
+        ),
+        (
+            "MC-SJD's grows faster: N× on 16×16, N× on 32×32",
+            [ratio("ar", "mc-sjd-32"), ratio("emoji-128-ar", "emoji-128-mc-sjd-64")],
+        ),
+        (
+            "in a random order PJD needs N steps, SJD N |",
+            [value(f"{CONTROL}-pjd-4", "steps"), value(f"{CONTROL}-sjd", "steps")],
+        ),
         ("AR with other seeds lies at N", [value("ar-repeat", "gap")]),
         ("They lose N nats per token", [-value(f"{CONTROL}-zipar-4", "gap")]),
         (
