@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: folders, JSON, tables."""
 
+import glob
 import json
 import os
 import shutil
@@ -14,8 +15,14 @@ import pandas as pd
 
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder that becomes ``path`` if the block succeeds, and is removed if not."""
+    """Yield a new folder that becomes ``path`` if the block succeeds, and is removed if not.
+
+    What a killed block left behind is removed: at most one process at a time writes ``path``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # As mkdtemp names them: with eight letters.
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.partial"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
     try:
         yield partial
