@@ -35,7 +35,8 @@ def test_findings_have_no_number_that_no_run_gives():
     for name, text in paragraphs().items():
         rest = findings.NUMBER.sub("", text)
         # What a run is called, not what it measured: c = 4, W = 16, 16x16, figure 3, emoji-96.
-        rest = re.sub(r"[cWGK] = \d+|\d+[x×]\d+|[Ff]igures? \d+|95 %|emoji-\d+|1-D|2-D", "", rest)
+        names = r"[cWGK] = \d+|\d+[x×]\d+|[Ff]igures? \d+|95 %|emoji-\d+|bfloat16|1-D|2-D"
+        rest = re.sub(names, "", rest)
         assert not re.findall(r"\d+\.\d+|\d{2,}", rest), name
 
 
