@@ -135,7 +135,6 @@ def test_the_method_pages_table_of_methods_is_the_presets():
     for name, layout, window, _, seen, _, redraft, resample in rows:
         config = configure(name.strip("`"))
         assert layout.startswith("one row") == (config.layout == "raster"), name
-        columns = 17
         of_rows = configure(name.strip("`"), columns=17).window
         assert (of_rows if window == "2C" else int(window)) == of_rows, name
         assert (window == "2C") == (of_rows == 34), name
