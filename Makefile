@@ -72,7 +72,7 @@ reproduce: runs ## decode the main runs, measure them, draw every figure and tab
 	@$(BIN)/python -m pjd.pipeline.reproduce
 	@echo "The report: $(CURDIR)/reports/index.html"
 
-everything: data ## decode and measure all runs anew, two hours on 2 cores; resumes
+everything: data ## decode and measure all runs anew, some hours on 2 cores; resumes
 	@$(BIN)/python -m pjd.pipeline.reproduce --everything
 	@echo "The report: $(CURDIR)/reports/index.html"
 
