@@ -48,6 +48,9 @@ def check_fit(config: DecodeConfig, model: ImageModel) -> None:
         ParameterError: naming the option, its value and what is allowed.
     """
     check_integer("top_k", config.top_k, 0, model.vocabulary)
+    if config.guided and not model.takes_guidance:
+        allowed = f"must be 1: {model.name} has no unconditional branch"
+        raise ParameterError("guidance", config.guidance, allowed)
     if config.rows is not None:
         check_integer("rows", config.rows, 1, model.grid.rows)
     # A preset's own window may be longer than a small image; a longer one would only take memory.
@@ -131,7 +134,7 @@ def generate(
 
     Args:
         model: from :func:`pjd.load`.
-        prompts: a list of captions.
+        prompts: a list of captions; of empty texts for a model that takes no prompts.
         method: a key of :data:`pjd.decoder.methods.PRESETS`.
         batch_size: images decoded together. In single precision results do not depend on it; in 16
             bits another width of the forward pass rounds otherwise, which changes some draws.
@@ -173,7 +176,7 @@ def decode(
     check_integer("batch_size", batch_size, 1)
     check_model(model)
     check_fit(config, model)
-    check_prompts(prompts)
+    check_prompts(prompts, model.takes_prompts)
     numbers = seeds_of(seeds, config.seed, len(prompts))
     length = model.grid.length
     parts = []

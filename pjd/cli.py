@@ -31,7 +31,9 @@ app = typer.Typer(
     help="Parallel Jacobi Decoding and its relatives, for autoregressive image generators.",
 )
 
-Prompts = Annotated[list[str] | None, typer.Argument(help="Captions.")]
+Prompts = Annotated[
+    list[str] | None, typer.Argument(help="Captions; none for a model that takes none.")
+]
 File = Annotated[
     Path | None, typer.Option("--file", help="More captions: .txt, COCO's .json or Parti's .tsv.")
 ]
@@ -49,13 +51,17 @@ TopP = Annotated[
     float | None,
     typer.Option(help="Sample among the likeliest of this total probability, 1 = all."),
 ]
+MinP = Annotated[
+    float | None,
+    typer.Option(help="Sample among those with this share of the likeliest's chance, 0 = all."),
+]
 Context = Annotated[
     int | None, typer.Option(help="Context tokens c: how many the row above must have.")
 ]
 Window = Annotated[int | None, typer.Option(help="Positions predicted per row and forward pass.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Images decoded together; 1 for official checkpoints, else 64."),
+    typer.Option(help="Images decoded together; 64, or 1 to 8 for official checkpoints."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
@@ -122,6 +128,7 @@ def generate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
+    min_p: MinP = None,
     seed: Seed = None,
     choices: Choices = None,
     batch_size: BatchSize = None,
@@ -137,6 +144,7 @@ def generate(
     name = resolve(model).name if model == "emoji" else model
     flags = {"context": context, "window": window, "rows": rows, "seed": seed, "top_k": top_k}
     drawn = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
+    drawn |= {"min_p": min_p}
     options = combine(flags, drawn, *map(parse_option, choices or []))
     # Wrong options fail here, before torch is imported and a model is loaded.
     config = configure_for(name, method, **options)
@@ -168,9 +176,11 @@ def compare(
     file: File = None,
     model: Model = "emoji",
     methods: Annotated[str, typer.Option(help="Decoders, separated by commas.")] = "ar,sjd,pjd",
+    images: Images = 1,
     context: Context = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
+    top_k: TopK = None,
     seed: Seed = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -189,10 +199,13 @@ def compare(
             method,
             guidance=guidance,
             temperature=temperature,
+            top_k=top_k,
             seed=seed,
             context=context if PRESETS[method].by_rows else None,
         )
     batch_size, captions = check_common(model, prompts, file, batch_size, device, dtype)
+    check_integer("images", images, 1, 10_000)
+    captions = [caption for caption in captions for _ in range(images)]
     device = choose_device(device)
     check_output(output)
     from pjd.api import decode as run
@@ -218,7 +231,7 @@ def compare(
 
 @app.command()
 def models() -> None:
-    """List the models: what is on disk, grid, the paper's context tokens, defaults, and source."""
+    """List the models: what is on disk or missing, sizes, licence, defaults, and source."""
     Console().print(models_table())
 
 

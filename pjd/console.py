@@ -35,14 +35,21 @@ def parse_option(text: str) -> dict[str, Any]:
     return {name.replace("-", "_"): value_of(value)}
 
 
-def read_captions(prompts: list[str] | None, file: Path | None) -> list[str]:
-    """Captions of the command line, then those of a file.
+def read_captions(model: str, prompts: list[str] | None, file: Path | None) -> list[str]:
+    """Captions of the command line, then those of a file; or "" for a model that takes none.
 
     Raises:
         ParameterError: if there are none, or naming one that is blank or not UTF-8.
         FileNotFoundError: if there is no such file.
     """
+    from pjd.models.registry import takes_prompts
+
     listed = list(prompts or [])
+    if not takes_prompts(model):
+        if listed or file is not None:
+            allowed = f"must not be given: {model} takes no prompts; --images says how many"
+            raise ParameterError("prompts", listed or str(file), allowed)
+        return [""]
     if file is not None:
         from pjd.pipeline.prompts import read
 
@@ -63,7 +70,8 @@ def images_together(model: str, batch_size: int | None) -> int:
 
     if batch_size is None:
         # One more image of an official checkpoint may take gigabytes.
-        return 1 if official(model) else 64
+        checkpoint = official(model)
+        return 64 if checkpoint is None else checkpoint.images_together
     check_integer("batch_size", batch_size, 1)
     return batch_size
 
@@ -89,7 +97,7 @@ def check_common(
     together = images_together(model, batch_size)
     check_dtype(dtype)
     check_device(device)
-    captions = read_captions(prompts, file)
+    captions = read_captions(model, prompts, file)
     resolve(model)
     return together, captions
 
@@ -174,17 +182,17 @@ def comparison_table(results: "dict[str, Result]", title: str, length: int) -> T
 
 
 def models_table() -> Table:
-    """The models: whether they are on disk, grid, the paper's context tokens, defaults, source."""
+    """The models: what is on disk or missing, their sizes, licence, defaults and source."""
     from pjd.models.catalogue import CATALOGUE
     from pjd.models.files import faults
     from pjd.models.registry import EMOJI, available, embedded_files, embedded_sampling
 
     named: list[str] = []
 
-    def on_disk(there: bool, wrong: list[str]) -> str:
+    def on_disk(there: bool, wrong: list[str], lacking: str = "no") -> str:
         """The cell of a model; its faults are named below the table."""
         if not there:
-            return "no"
+            return lacking
         named.extend(wrong)
         return "damaged" if wrong else "yes"
 
@@ -192,7 +200,8 @@ def models_table() -> Table:
         return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
 
     table = Table(title=f"models in {WEIGHTS}")
-    for head in ("name", "on disk", "tokens", "c", "sampling", "from"):
+    heads = ("name", "on disk", "tokens", "c", "size", "memory", "licence", "sampling", "from")
+    for head in heads:
         table.add_column(head, overflow="fold")
     embedded = available()
     for name in reversed(EMOJI):
@@ -205,18 +214,33 @@ def models_table() -> Table:
             except ValueError as error:
                 wrong = [str(error)]
         there = on_disk(name in embedded, wrong)
-        table.add_row(name, there, f"{side}x{side}", "4", sampling, source)
+        grid, size = f"{side}x{side}", in_words(EMOJI[name])
+        table.add_row(name, there, grid, "4", size, "1 GiB", "MIT", sampling, source)
     for name, official in CATALOGUE.items():
         folder = WEIGHTS / name
-        there = on_disk(not official.missing(folder), official.faults(folder))
-        size = f"{official.rows}x{official.columns}"
-        source = f"{official.source}; {official.guide}"
-        context, sampling = str(official.context), defaults(official.sampling)
-        table.add_row(name, there, size, context, sampling, source)
+        missing = official.missing(folder)
+        lacking = f"lacks {', '.join(missing)}" if folder.is_dir() else "no"
+        table.add_row(
+            name,
+            on_disk(not missing, official.faults(folder), lacking),
+            f"{official.rows}x{official.columns}",
+            str(official.context),
+            in_words(official.parameters),
+            f"{official.memory} GiB",
+            official.licence,
+            defaults(official.sampling),
+            f"{official.source}; {official.guide}",
+        )
     if named:
         table.caption = Text("\n".join(dict.fromkeys(named)))
         table.caption_justify = "left"
     return table
+
+
+def in_words(parameters: float) -> str:
+    """A number of parameters as models are named: 76 M, 1.4 B."""
+    millions = parameters / 1e6
+    return f"{millions:.3g} M" if millions < 1000 else f"{millions / 1000:.3g} B"
 
 
 def methods_table() -> Table:

@@ -18,6 +18,7 @@ from transformers.generation import (
     GenerateDecoderOnlyOutput,
     GenerationMode,
     MaxLengthCriteria,
+    MinPLogitsWarper,
     PrefixConstrainedLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -36,6 +37,7 @@ FAMILIES = ("chameleon", "emu3", "janus")
 """Modules of :mod:`pjd.models` that have ``wrap``, by the ``model_type`` of a configuration."""
 
 KNOWN = (
+    MinPLogitsWarper,
     PrefixConstrainedLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -56,7 +58,7 @@ PREPARED = ("past_key_values", "use_cache", "logits_to_keep", "mm_encoder_output
 """Inputs that ``generate`` makes by itself, for loops other than ours."""
 
 SETTINGS = {"guidance_scale": "guidance", "temperature": "temperature", "top_k": "top_k"}
-SETTINGS |= {"top_p": "top_p"}
+SETTINGS |= {"top_p": "top_p", "min_p": "min_p"}
 """Settings of ``generate`` and the options of a decoder that correspond to them."""
 
 DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
@@ -158,6 +160,7 @@ def sampling_options(generation: GenerationConfig, vocabulary: int) -> dict[str,
         "temperature": 1.0 if generation.temperature is None else generation.temperature,
         "top_k": min(generation.top_k or 0, vocabulary),
         "top_p": 1.0 if generation.top_p is None else generation.top_p,
+        "min_p": generation.min_p or 0.0,
     }
 
 
@@ -171,7 +174,7 @@ def decoding(
     since the format says how long an image is. The model's training mode, gradients and attention
     implementation are restored afterwards.
 
-    Guidance, temperature, top-k, top-p and ``do_sample`` are those of ``generate``, unless given
+    Guidance, temperature, top-k, top-p, min-p and ``do_sample`` are those of ``generate``, unless given
     here; other values in both places are refused. So images are greedy without ``do_sample=True``,
     and with it they are drawn among the 50 likeliest tokens unless ``top_k`` is given (0: all).
     ``negative_prompt_ids`` is used too, beside a ``guidance_scale`` other than 1. Janus'

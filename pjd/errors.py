@@ -103,10 +103,21 @@ def check_text(name: str, value: object) -> None:
         raise ParameterError(name, value, allowed) from error
 
 
-def check_prompts(prompts: object) -> None:
-    """Raise :class:`ParameterError` unless ``prompts`` is a list of texts that are not blank."""
-    check_list("prompts", prompts, "texts, such as ['a cat']")
+def check_prompts(prompts: object, said: bool = True) -> None:
+    """Check the prompts of images.
+
+    Args:
+        prompts: one per image.
+        said: whether the model takes prompts; for one that does not, each is "".
+
+    Raises:
+        ParameterError: unless ``prompts`` is a list of texts that are not blank, or are all "".
+    """
+    check_list("prompts", prompts, "texts, such as ['a cat']" if said else "texts, all ''")
     if not prompts:
         raise ParameterError("prompts", prompts, "must hold at least one prompt")
     for prompt in prompts:  # type: ignore[attr-defined]
-        check_text("prompt", prompt)
+        if said:
+            check_text("prompt", prompt)
+        elif prompt != "":
+            raise ParameterError("prompt", prompt, "must be '': this model takes no prompts")

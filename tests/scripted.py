@@ -7,13 +7,13 @@ from pjd.decoder.cache import SlotCache
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
 from pjd.decoder.grid import Grid
-from pjd.decoder.model import Prompt
+from pjd.decoder.model import ModelDefaults, Prompt
 from pjd.decoder.state import State
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-class Scripted:
+class Scripted(ModelDefaults):
     """An :class:`pjd.decoder.model.ImageModel` with fixed logits for each position.
 
     The letter of the script has probability 1 there, so a draft passes the ratio test exactly if

@@ -99,6 +99,8 @@ class DecodeConfig:
         temperature: 0 (greedy), or from 1e-6 to 1e6.
         top_k: sample only among the k likeliest tokens; 0 = all.
         top_p: sample only among the likeliest tokens of this total probability; in (0, 1].
+        min_p: sample only among tokens that are at least this share as likely as the likeliest
+            one; from 0 to 1, 0 = all.
         seed: of the first image; image i has seed + i. At least 0.
 
     Raises:
@@ -125,6 +127,7 @@ class DecodeConfig:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -159,6 +162,7 @@ class DecodeConfig:
         check_number("temperature", self.temperature, 1e-6, 1e6, or_zero=True)
         check_integer("top_k", self.top_k, 0, MOST)
         check_number("top_p", self.top_p, 1e-6, 1)
+        check_number("min_p", self.min_p, 0, 1)
         check_integer("seed", self.seed, 0, 2**62)
 
     @classmethod

@@ -164,7 +164,8 @@ class Engine:
         """
         layout, config = self.layout, self.config
         if config.guided:
-            logits = guide(logits, config.guidance)
+            raster = layout.position(queries.row, queries.column + 1)
+            logits = guide(logits, self.model.guidance_at(config.guidance, raster))
         finite = has_finite_maximum(logits, config.temperature) | ~queries.valid
         probs = probabilities(logits, config)
         if layout.n_ids > layout.vocabulary:

@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         x: embeddings [batch, queries, dim].
-        positions: position ids int64 [batch, queries].
+        positions: position ids int64 [batch, queries], or with an axis more as the prompt's.
         mask: bool [batch, 1, queries, used], True where the query may attend; with static sizes
             what is added to the scores instead, see :func:`bias`.
         slots: int64 [batch, queries]; where keys and values go.
@@ -64,7 +64,7 @@ def step_inputs(
     """The queries of an iteration, for every guidance branch.
 
     Args:
-        model: embeds tokens.
+        model: embeds tokens, and knows their position ids.
         prompt: encoded, all branches.
         state: of the batch.
         layout: the decoder's.
@@ -80,7 +80,7 @@ def step_inputs(
     # The input that starts the first row is the last position of the prompt.
     starts = ((queries.row == 0) & (queries.column < 0)).repeat(branches, 1)
     x = torch.where(starts[..., None], prompt.embeddings[:, -1:], x)
-    positions = prompt.positions[:, -1:] + 1 + raster.repeat(branches, 1)
+    positions = model.image_positions(prompt.positions[:, -1:], raster.repeat(branches, 1))
     slots = queries.slot.repeat(branches, 1)
     # A query sees the slot of its own blank or stand-in, the prompt, and its part of the image.
     own = slots[..., None] == torch.arange(shapes.slots.first_prompt, device=slots.device)

@@ -15,7 +15,9 @@ class Prompt(NamedTuple):
     Attributes:
         embeddings: [branches * batch, length, dim], right-aligned.
         mask: bool [branches * batch, length], False for padding.
-        positions: int64 [branches * batch, length], position ids; the image's follow the last.
+        positions: int64 [branches * batch, length], position ids, or [branches * batch, length,
+            axes] where a position has several; the image's follow the last, see
+            :meth:`ModelDefaults.image_positions`.
     """
 
     embeddings: Tensor
@@ -27,8 +29,47 @@ class Prompt(NamedTuple):
         return Prompt(*(field[sequences] for field in self))
 
 
+class ModelDefaults:
+    """What most models are: a model inherits it, and says where it is otherwise.
+
+    Attributes:
+        takes_prompts: whether a prompt says what the image shows; if not, the one prompt is "".
+        takes_guidance: whether there is an unconditional branch.
+    """
+
+    takes_prompts: bool = True
+    takes_guidance: bool = True
+
+    def image_positions(self, last: Tensor, raster: Tensor) -> Tensor:
+        """Position ids of an image's tokens: the numbers after the prompt's last one.
+
+        Args:
+            last: position ids of the last position of each prompt, int64 [batch, 1, ...].
+            raster: int64 [batch, length], the tokens' positions in the image, forced row-end tokens
+                counted; -1 is the prompt's last position.
+
+        Returns:
+            int64 [batch, length, ...].
+        """
+        return last + 1 + raster
+
+    def guidance_at(self, guidance: float, raster: Tensor) -> float | Tensor:
+        """The guidance scale of tokens: the same for all.
+
+        Args:
+            guidance: the option.
+            raster: int64 [...], positions in the image of the tokens that are predicted.
+
+        Returns:
+            One number, or float [...].
+        """
+        return guidance
+
+
 class ImageModel(Protocol):
     """A raster-order autoregressive image generator.
+
+    What most models have in common is in :class:`ModelDefaults`.
 
     Attributes:
         name: as given to :func:`pjd.load`.
@@ -40,12 +81,16 @@ class ImageModel(Protocol):
         codebook: vectors of the codes, of length 1, float [vocabulary, width].
         device: where the model is.
         dtype: of its arithmetic.
+        takes_prompts: see :class:`ModelDefaults`.
+        takes_guidance: see :class:`ModelDefaults`.
     """
 
     name: str
     grid: Grid
     vocabulary: int
     sampling: dict[str, float | int]
+    takes_prompts: bool
+    takes_guidance: bool
 
     @property
     def codebook(self) -> Tensor:
@@ -60,6 +105,14 @@ class ImageModel(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Of the model's arithmetic."""
+        ...
+
+    def image_positions(self, last: Tensor, raster: Tensor) -> Tensor:
+        """Position ids of an image's tokens, see :meth:`ModelDefaults.image_positions`."""
+        ...
+
+    def guidance_at(self, guidance: float, raster: Tensor) -> float | Tensor:
+        """The guidance scale of tokens, see :meth:`ModelDefaults.guidance_at`."""
         ...
 
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
@@ -81,7 +134,7 @@ class ImageModel(Protocol):
 
         Args:
             x: input embeddings [batch, length, dim].
-            positions: position ids int64 [batch, length].
+            positions: position ids int64 [batch, length], or with an axis more as the prompt's.
             mask: bool [batch, 1, length, keys], True = may attend; or in the model's dtype, what
                 is added to the scores. ``scaled_dot_product_attention`` takes both.
             cache: slot cache, told the slots of the inputs; None: attend to the inputs only.

@@ -1,5 +1,7 @@
 """Logits to probabilities to tokens."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,18 +9,20 @@ from torch import Tensor
 from pjd.decoder.config import DecodeConfig
 
 
-def guide(logits: Tensor, guidance: float) -> Tensor:
+def guide(logits: Tensor, guidance: float | Tensor) -> Tensor:
     """Classifier-free guidance: u + s (c - u).
 
     Args:
         logits: [2 * batch, ..., vocabulary], conditional branch first.
-        guidance: the scale s. It would scale an error of rounding to 16 bits too, so the sum is
-            in single precision.
+        guidance: the scale s, one for all or float [...], one per position. It would scale an
+            error of rounding to 16 bits too, so the sum is in single precision.
 
     Returns:
         float32 [batch, ..., vocabulary].
     """
     conditional, unconditional = logits.float().chunk(2)
+    if isinstance(guidance, Tensor):
+        guidance = guidance[..., None]
     guided = unconditional + guidance * (conditional - unconditional)
     # A token that both branches rule out stays so: minus infinity less itself is no number.
     out = torch.maximum(conditional, unconditional) == float("-inf")
@@ -26,7 +30,7 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
 
 
 def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
-    """The distribution that tokens are drawn from: temperature, then top-k, then top-p.
+    """The distribution that tokens are drawn from: temperature, then top-k, top-p and min-p.
 
     Temperature 0 puts all mass on the likeliest token, which makes every decoder greedy.
 
@@ -51,6 +55,9 @@ def probabilities(logits: Tensor, config: DecodeConfig) -> Tensor:
         # A token stays while the mass before it is below top_p; the first always stays.
         ordered = ordered.masked_fill(cumulated(share) - share >= config.top_p, float("-inf"))
         logits = torch.full_like(logits, float("-inf")).scatter(-1, ids, ordered)
+    if config.min_p:
+        least = logits.amax(-1, keepdim=True) + math.log(config.min_p)
+        logits = logits.masked_fill(logits < least, float("-inf"))
     return logits.softmax(-1)
 
 

@@ -94,7 +94,8 @@ def audit(
         logits = model.forward(*teacher_forced(model, prompt, codes))
         logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
         if config.guided:
-            logits = guide(logits, config.guidance)
+            raster = position[is_code].to(model.device)
+            logits = guide(logits, model.guidance_at(config.guidance, raster))
         probs = F.pad(probabilities(logits, config), (0, n_ids - model.vocabulary))
         noise = uniform(place, ids, state=streams(seeds[part])[:, None, None, FIXED])
         # The code that comes first is drawn; how much earlier it comes, in nats, is its lead.

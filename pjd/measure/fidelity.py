@@ -56,8 +56,9 @@ def teacher_forced(
     image = model.embed(written[:, :-1]).repeat(branches, 1, 1)
     x = torch.cat([prompt.embeddings, image], dim=1)
     mask = causal(F.pad(prompt.mask, (0, image.shape[1]), value=True), x.shape[1])
-    after = torch.arange(1, image.shape[1] + 1, device=x.device)
-    positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + after], dim=1)
+    raster = torch.arange(image.shape[1], device=x.device).expand(len(x), -1)
+    after = model.image_positions(prompt.positions[:, -1:], raster)
+    positions = torch.cat([prompt.positions, after], dim=1)
     return x, positions, mask
 
 
@@ -91,7 +92,8 @@ def log_likelihood(
     """
     grid, nats, outside = model.grid, [], []
     # Forced row-end tokens are fed too, but they are certain: only codes have a likelihood.
-    is_code = torch.arange(grid.length) % grid.stride < grid.columns
+    raster = torch.arange(grid.length, device=model.device)
+    is_code = raster % grid.stride < grid.columns
     for start in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
         codes = tokens[start : start + batch_size].to(model.device)
         guided = guidance != 1
@@ -100,7 +102,7 @@ def log_likelihood(
         logits = model.forward(x, positions, mask)
         logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
         if guided:
-            logits = guide(logits, guidance)
+            logits = guide(logits, model.guidance_at(guidance, raster[is_code]))
         logits = logits.float() / (temperature or 1.0)
         of_codes = logits.gather(-1, codes[..., None])
         nats.append((of_codes - logits.logsumexp(-1, keepdim=True)).squeeze(-1).cpu())

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pjd.decoder.cache import LayerCache
 from pjd.decoder.capture import cuda_recorder
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -38,6 +39,37 @@ def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     shares = (scores.float() + mask).softmax(-1)
     return shares.to(value.dtype) @ value
+
+
+def attend_through(
+    cache: LayerCache | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    attend: Attend,
+) -> Tensor:
+    """Write keys and values to a cache, and attend to what it then has; or to the inputs alone.
+
+    Args:
+        cache: of the layer; None: there is none.
+        query: [batch, length, heads, head_dim], or packed, see
+            :meth:`pjd.decoder.cache.Placement.pack`.
+        key: of the same shape.
+        value: of the same shape.
+        mask: see :data:`Attend`.
+        attend: the kernel.
+
+    Returns:
+        [batch, length, heads * head_dim], or packed.
+    """
+    if cache is None:
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
+    else:
+        query = cache.place.unpack(query)
+        key, value = cache.update(key, value)
+    out = attend(query.transpose(1, 2), key, value, mask).transpose(1, 2).flatten(-2)
+    return out if cache is None else cache.place.pack(out)
 
 
 KERNELS: dict[str, Attend] = {"sdpa": sdpa, "products": products}

@@ -15,6 +15,11 @@ LUMINA_TOKENIZER = "../lumina-mgpt-7b-768/tokenizer.json"
 
 FILES = {
     "chameleon": ("config.json", f"tokenizer.json or {LUMINA_TOKENIZER}", "*.safetensors"),
+    "imagegpt": (
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors or pytorch_model.bin",
+    ),
     "emu3": ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors"),
     "janus": ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors"),
     "llamagen_official": ("?2i_*.safetensors or ?2i_*.pt",),
@@ -28,10 +33,11 @@ LUMINA_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, 
 ANOLE_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 0.7, "top_p": 0.9}
 JANUS_SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
 EMU3_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2048}
+IMAGEGPT_SAMPLING: dict[str, float | int] = {"temperature": 1.0, "top_k": 40}
 LLAMAGEN_CLASS_SAMPLING: dict[str, float | int] = {"guidance": 4.0, "top_k": 2000}
 LLAMAGEN_CAPTION_SAMPLING: dict[str, float | int] = {"guidance": 7.5, "top_k": 1000}
 """Defaults for options of :class:`pjd.decoder.config.DecodeConfig`, as in the official scripts
-(Janus: in transformers' too). The adapters take them from here."""
+(Janus: in transformers' too; ImageGPT: on its card). The adapters take them from here."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +50,37 @@ class Checkpoint:
         columns: codes C per row.
         context: context tokens c that the paper uses for a grid of this size: those of its main
             table at 48 columns, else a quarter of the columns, as in its figure 9.
+        parameters: of the transformer, as its authors give their number.
         memory: GiB that loading it and decoding one image at a time need in bfloat16; computed
             from sizes, not measured.
         sampling: the model's own defaults for options of
             :class:`pjd.decoder.config.DecodeConfig`.
+        licence: of the weights, as their card names it.
         source: where to download it.
         beside: its parts that are in other folders beside its own: path by parameter of ``load``.
+        dtype: of its arithmetic, unless another is asked for.
+        images_together: images that are decoded together, unless another number is asked for.
+        takes_prompts: whether a prompt says what its images show.
     """
 
     family: str
     rows: int
     columns: int
     context: int
+    parameters: float
     memory: int
     sampling: dict[str, float | int]
+    licence: str
     source: str
     beside: dict[str, str] = field(default_factory=dict)
+    dtype: str = "bfloat16"
+    images_together: int = 1
+    takes_prompts: bool = True
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether there is an unconditional branch: then its sampling has a scale of guidance."""
+        return "guidance" in self.sampling
 
     @property
     def guide(self) -> str:
@@ -133,9 +154,11 @@ def converted(file: Path) -> Path:
 
 LUMINA = "huggingface.co/Alpha-VLLM/Lumina-mGPT-7B-"
 ANOLE = {"vq": "anole-7b"}
+IMAGEGPT = "huggingface.co/openai/imagegpt-"
 JANUS = "huggingface.co/deepseek-community/Janus-Pro-"
 LLAMAGEN = "huggingface.co/FoundationVision/LlamaGen"
 LLAMAGEN_T2I = "huggingface.co/peizesun/llamagen_t2i"
+NONE_NAMED = "none named"
 CLASSES_VQ = {"vq": "llamagen-vq/vq_ds16_c2i.pt"}
 CAPTIONS_VQ = {"vq": "llamagen-vq/vq_ds16_t2i.pt", "text": "flan-t5-xl"}
 
@@ -143,42 +166,70 @@ CAPTIONS_VQ = {"vq": "llamagen-vq/vq_ds16_t2i.pt", "text": "flan-t5-xl"}
 def lumina(side: int, context: int, memory: int) -> Checkpoint:
     """Lumina-mGPT with ``side`` rows and columns."""
     source = f"{LUMINA}{16 * side}"
-    return Checkpoint("chameleon", side, side, context, memory, LUMINA_SAMPLING, source, ANOLE)
+    grid = side, side, context
+    return Checkpoint("chameleon", *grid, 7e9, memory, LUMINA_SAMPLING, NONE_NAMED, source, ANOLE)
 
 
-def janus(size: str, memory: int) -> Checkpoint:
+def janus(size: str, parameters: float, memory: int) -> Checkpoint:
     """Janus-Pro of a size."""
-    return Checkpoint("janus", 24, 24, 6, memory, JANUS_SAMPLING, JANUS + size)
+    source, licence = f"{JANUS}{size}", "DeepSeek's own"
+    return Checkpoint("janus", 24, 24, 6, parameters, memory, JANUS_SAMPLING, licence, source)
 
 
-def llamagen(side: int, memory: int, captioned: bool = False) -> Checkpoint:
-    """A LlamaGen checkpoint with ``side`` rows and columns; c is a quarter of them."""
+def llamagen(side: int, parameters: float, memory: int, captioned: bool = False) -> Checkpoint:
+    """LlamaGen on classes or, if ``captioned``, on captions; a checkpoint has one of them."""
     sampling, source, beside = LLAMAGEN_CLASS_SAMPLING, LLAMAGEN, CLASSES_VQ
     if captioned:
         sampling, source, beside = LLAMAGEN_CAPTION_SAMPLING, LLAMAGEN_T2I, CAPTIONS_VQ
-    return Checkpoint("llamagen_official", side, side, side // 4, memory, sampling, source, beside)
+    sizes = side, side, side // 4, parameters, memory
+    return Checkpoint("llamagen_official", *sizes, sampling, "MIT", source, beside)
+
+
+def imagegpt(size: str, parameters: float, memory: int, images_together: int) -> Checkpoint:
+    """ImageGPT of a size: no prompt, 32x32 pixels, single precision."""
+    return Checkpoint(
+        "imagegpt",
+        *(32, 32, 8, parameters, memory),
+        IMAGEGPT_SAMPLING,
+        "Apache-2.0",
+        f"{IMAGEGPT}{size}",
+        dtype="float32",
+        images_together=images_together,
+        takes_prompts=False,
+    )
 
 
 CATALOGUE = {
+    "imagegpt-small": imagegpt("small", 76e6, 2, 8),
+    "imagegpt-medium": imagegpt("medium", 455e6, 3, 2),
+    "imagegpt-large": imagegpt("large", 1.36e9, 7, 1),
     "lumina-mgpt-7b-512": lumina(32, 8, 16),
     "lumina-mgpt-7b-768": lumina(48, 11, 17),
     "lumina-mgpt-7b-1024": lumina(64, 16, 20),
     "anole-7b": Checkpoint(
-        "chameleon", 32, 32, 8, 16, ANOLE_SAMPLING, "huggingface.co/leloy/Anole-7b-v0.1-hf"
+        "chameleon",
+        *(32, 32, 8, 7e9, 16),
+        ANOLE_SAMPLING,
+        "Chameleon's, for research",
+        "huggingface.co/leloy/Anole-7b-v0.1-hf",
     ),
-    "janus-pro-1b": janus("1B", 5),
-    "janus-pro-7b": janus("7B", 17),
+    "janus-pro-1b": janus("1B", 1.5e9, 5),
+    "janus-pro-7b": janus("7B", 7e9, 17),
     "emu3-gen": Checkpoint(
-        "emu3", 90, 90, 22, 20, EMU3_SAMPLING, "huggingface.co/BAAI/Emu3-Gen-hf"
+        "emu3",
+        *(90, 90, 22, 8.5e9, 20),
+        EMU3_SAMPLING,
+        "Apache-2.0",
+        "huggingface.co/BAAI/Emu3-Gen-hf",
     ),
-    "llamagen-c2i-b-256": llamagen(16, 2),
-    "llamagen-c2i-b-384": llamagen(24, 2),
-    "llamagen-c2i-l-256": llamagen(16, 2),
-    "llamagen-c2i-l-384": llamagen(24, 2),
-    "llamagen-c2i-xl-384": llamagen(24, 3),
-    "llamagen-c2i-xxl-384": llamagen(24, 8),
-    "llamagen-c2i-3b-384": llamagen(24, 18),
-    "llamagen-t2i-xl-256": llamagen(16, 6, captioned=True),
-    "llamagen-t2i-xl-512": llamagen(32, 6, captioned=True),
+    "llamagen-c2i-b-256": llamagen(16, 111e6, 2),
+    "llamagen-c2i-b-384": llamagen(24, 111e6, 2),
+    "llamagen-c2i-l-256": llamagen(16, 343e6, 2),
+    "llamagen-c2i-l-384": llamagen(24, 343e6, 2),
+    "llamagen-c2i-xl-384": llamagen(24, 775e6, 3),
+    "llamagen-c2i-xxl-384": llamagen(24, 1.4e9, 8),
+    "llamagen-c2i-3b-384": llamagen(24, 3.1e9, 18),
+    "llamagen-t2i-xl-256": llamagen(16, 775e6, 6, captioned=True),
+    "llamagen-t2i-xl-512": llamagen(32, 775e6, 6, captioned=True),
 }
 """By the name that :func:`pjd.load` takes; their folders in ``weights/`` have the same names."""

@@ -6,7 +6,7 @@ an unconditional caption for classifier-free guidance.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from pjd.decoder.cache import LayerCache, SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
 from pjd.decoder.model import Prompt
-from pjd.models.attention import Attend, fastest, sdpa
+from pjd.models.attention import Attend, attend_through, fastest, sdpa
+from pjd.models.block_model import BlockModel, run_block
 from pjd.models.linear import Linear
 
 
@@ -164,13 +165,7 @@ class Attention(nn.Module):
         heads = self.wqkv(x).unflatten(-1, (3 * self.heads, -1))
         query, key = rotate(heads[..., : 2 * self.heads, :], rotation).chunk(2, dim=-2)
         value = heads[..., 2 * self.heads :, :]
-        if cache is None:
-            key, value = key.transpose(1, 2), value.transpose(1, 2)
-        else:
-            query = cache.place.unpack(query)
-            key, value = cache.update(key, value)
-        out = attend(query.transpose(1, 2), key, value, mask).transpose(1, 2).flatten(-2)
-        return self.wo(out if cache is None else cache.place.pack(out))
+        return self.wo(attend_through(cache, query, key, value, mask, attend))
 
 
 class FeedForward(nn.Module):
@@ -212,11 +207,6 @@ class TransformerBlock(nn.Module):
         attended = self.attention(self.attention_norm(x), rotation, mask, cache, attend)
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
-
-
-def run_block(layer: nn.Module, *inputs: Any) -> Tensor:
-    """Run one block. All layers share this function, and so what it is compiled to."""
-    return layer(*inputs)
 
 
 class LlamaGen(nn.Module):
@@ -290,7 +280,7 @@ class LlamaGen(nn.Module):
         return self.output(hidden[:, self.config.prefix - 1 :])
 
 
-class LlamaGenModel:
+class LlamaGenModel(BlockModel):
     """A LlamaGen that writes images; see :class:`pjd.decoder.model.ImageModel`.
 
     A subclass encodes prompts and decodes codes.
@@ -303,22 +293,11 @@ class LlamaGenModel:
 
     def __init__(self, name: str, transformer: LlamaGen, sampling: dict[str, float | int]) -> None:
         """Hold the transformer, in evaluation mode."""
-        self.name = name
-        self.transformer = transformer.eval().requires_grad_(False)
-        self.sampling = sampling
-        self.grid = Grid(transformer.config.grid, transformer.config.grid)
-        self.vocabulary = transformer.config.vocabulary
-        self.head = run_block
-
-    @property
-    def device(self) -> torch.device:
-        """Where the transformer lives."""
-        return self.transformer.output.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the transformer's arithmetic."""
-        return self.transformer.output.weight.dtype
+        config = transformer.config
+        heads = (config.layers, config.heads, config.dim // config.heads)
+        embedding, output = transformer.tok_embeddings, transformer.output
+        grid = Grid(config.grid, config.grid)
+        super().__init__(name, transformer, embedding, output, heads, grid, sampling)
 
     def prefix(self, condition: Tensor, mask: Tensor, guided: bool) -> Prompt:
         """Embed conditions and, if ``guided``, as many unconditional ones.
@@ -336,27 +315,3 @@ class LlamaGenModel:
         embeddings = self.transformer.cls_embedding(repeated, unconditional)
         positions = torch.arange(mask.shape[1], device=self.device).expand(len(embeddings), -1)
         return Prompt(embeddings, mask.repeat(branches, 1), positions)
-
-    def compile(self, compiled: Callable[..., Any]) -> None:
-        """Let ``compiled`` take what runs most: one block, for all layers, and the output head."""
-        self.transformer.block = compiled(run_block)
-        self.head = compiled(run_block)
-
-    def cache(self, batch: int, slots: int) -> SlotCache:
-        """Allocate a slot cache of the transformer's shape, dtype and device."""
-        config = self.transformer.config
-        head_dim = config.dim // config.heads
-        return SlotCache(
-            config.layers, batch, config.heads, slots, head_dim, self.dtype, self.device
-        )
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings of codes."""
-        return self.transformer.tok_embeddings(tokens)
-
-    def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
-    ) -> Tensor:
-        """Logits of the code after each input."""
-        logits = self.head(self.transformer.output, self.transformer(x, positions, mask, cache))
-        return logits if cache is None else cache.place.unpack(logits)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     # It imports torch, which the command line must not wait for.
     from pjd.decoder.model import ImageModel
 
-EMOJI = ("emoji-128", "emoji-96", "emoji-64")
-"""The embedded models, best first."""
+EMOJI = {"emoji-128": 16.0e6, "emoji-96": 4.5e6, "emoji-64": 4.5e6}
+"""The embedded models, best first, and parameters of their transformers."""
 
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -96,6 +96,10 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
         ParameterError: for an unknown model, method or option, or a value outside its range.
     """
     given = {key: value for key, value in options.items() if value is not None}
+    checkpoint = official(name)
+    if checkpoint is not None and not checkpoint.takes_guidance and given.get("guidance", 1) != 1:
+        allowed = f"must be 1: {name} has no unconditional branch"
+        raise ParameterError("guidance", given["guidance"], allowed)
     return configure(method, columns=columns_of(name), **{**default_sampling(name), **given})
 
 
@@ -129,6 +133,12 @@ def default_sampling(name: str) -> dict[str, float | int]:
     return embedded_sampling(resolve(name))
 
 
+def takes_prompts(name: str) -> bool:
+    """Whether a prompt says what a model's images show, without loading it; see :func:`resolve`."""
+    checkpoint = official(name)
+    return checkpoint is None or checkpoint.takes_prompts
+
+
 def embedded_sampling(folder: Path) -> dict[str, float | int]:
     """The defaults that the embedded model in ``folder`` has in its ``model.json``.
 
@@ -143,7 +153,8 @@ def embedded_sampling(folder: Path) -> dict[str, float | int]:
 
 def default_dtype(name: str) -> str:
     """The dtype in which a model computes unless another is asked for; see :func:`resolve`."""
-    return "bfloat16" if official(name) else "float32"
+    checkpoint = official(name)
+    return "float32" if checkpoint is None else checkpoint.dtype
 
 
 def weights_of(name: str) -> str:
@@ -226,7 +237,7 @@ def load(
             folders beside it.
         device: where it goes, one of :data:`DEVICES`.
         dtype: of its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model,
-            bfloat16 for an official one.
+            the catalogue's for an official one, which is bfloat16 for all but ImageGPT.
         compiled: see :func:`pjd.decoder.compiled.compile_model`.
 
     Raises:

@@ -15,7 +15,7 @@ from transformers import Cache, PretrainedConfig, PreTrainedModel, PreTrainedTok
 
 from pjd.decoder.cache import LayerCache, SlotCache
 from pjd.decoder.grid import Grid
-from pjd.decoder.model import Prompt
+from pjd.decoder.model import ModelDefaults, Prompt
 from pjd.models.checkpoint import damaged, fit
 from pjd.models.files import check_file
 
@@ -156,7 +156,7 @@ def share(layer: nn.Module, index: int, run: Callable[..., Any]) -> None:
     layer.forward = forward
 
 
-class DecoderModel:
+class DecoderModel(ModelDefaults):
     """A transformers decoder that writes images; see :class:`pjd.decoder.model.ImageModel`.
 
     Args:

@@ -81,7 +81,7 @@ def decode_on_cores(
     check_integer("batch_size", batch_size, 1)
     check_integer("cores", cores, 1, 1024)
     check_fit(config, model)
-    check_prompts(prompts)
+    check_prompts(prompts, model.takes_prompts)
     if cores == 1 or model.device.type != "cpu":
         return decode(model, prompts, config, batch_size=batch_size, progress=True)
     size = min(batch_size, -(-len(prompts) // cores))

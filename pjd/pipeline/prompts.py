@@ -107,8 +107,8 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
     """Prompts and their groups, one row per prompt.
 
     Args:
-        source: "emoji" or the path of the corpus' own prompts, or the path of a file in one of the
-            formats of :data:`READERS`.
+        source: "emoji" or the path of the corpus' own prompts; "none", for a model that takes
+            none: each is empty; or the path of a file in one of the formats of :data:`READERS`.
         count: number of prompts, from the first one; None: all prompts of a file.
 
     Raises:
@@ -120,13 +120,17 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
     check_text("prompts", source)
     if count is not None:
         check_integer("images", count, 1)
+    if source == "none":
+        if count is None:
+            raise ParameterError("images", count, "must be given where there are no prompts")
+        return pd.DataFrame({"prompt": [""] * count, "group": "none"})
     if source == "emoji" or Path(source).absolute() == DATA / "prompts.json":
         if count is None:
             raise ParameterError("images", count, "must be given for the prompts of emoji")
         return emoji(count)
     path = Path(source)
     if path.suffix not in READERS:
-        allowed = f"must be emoji, or a file whose name ends in {', '.join(READERS)}"
+        allowed = f"must be emoji, none, or a file whose name ends in {', '.join(READERS)}"
         raise ParameterError("prompts", source, allowed)
     if not path.exists():
         raise FileNotFoundError(f"prompts: no file {path}")

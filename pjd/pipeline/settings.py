@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pjd.errors import ParameterError, check_text
+from pjd.models.registry import adapter, takes_prompts, weights_of
 from pjd.paths import ROOT, SETTINGS
 from pjd.pipeline.files import folder, read_table, write_json
 from pjd.pipeline.fingerprint import fingerprints, imported_beside
 from pjd.pipeline.params import parameters
 from pjd.pipeline.prompts import read
 
-SAMPLING = ("guidance", "temperature", "top_k", "top_p")
+SAMPLING = ("guidance", "temperature", "top_k", "top_p", "min_p")
 """Options of the decoder that a setting has, for all its runs; a run has all others."""
 
 
@@ -48,8 +49,6 @@ def prepare(name: str) -> None:
         FileNotFoundError: if there is no file of prompts.
         ValueError: if a file of the model is damaged.
     """
-    from pjd.models.registry import adapter, weights_of
-
     values = dict(parameters()["settings"][name])
     table = read(values.pop("prompts"), values.pop("images"))
     model, pictures = values.pop("model"), values.pop("pictures", None)
@@ -111,7 +110,8 @@ def choose(
     Args:
         setting: key of ``settings`` in params.yaml, prepared; None: there is none.
         model: what :func:`pjd.load` takes; None: "emoji".
-        prompts: see :func:`pjd.pipeline.prompts.read`; None: "emoji".
+        prompts: see :func:`pjd.pipeline.prompts.read`; None: "emoji", or "none" for a model that
+            takes no prompts.
         images: number of prompts; None: 8.
         options: of the decoder, those that are given.
 
@@ -120,8 +120,9 @@ def choose(
         FileNotFoundError: if the setting is not prepared, or there is no file of prompts.
     """
     if setting is None:
-        table = read(prompts or "emoji", 8 if images is None else images)
-        return Chosen(model or "emoji", table, options)
+        model = model or "emoji"
+        source = prompts or ("emoji" if takes_prompts(model) else "none")
+        return Chosen(model, read(source, 8 if images is None else images), options)
     check_text("setting", setting)
     given = {"model": model, "prompts": prompts, "images": images}
     given |= {name: options.get(name) for name in SAMPLING}

@@ -1,0 +1,84 @@
+"""Image models whose transformer is our own: what they have in common."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pjd.decoder.cache import SlotCache
+from pjd.decoder.grid import Grid
+from pjd.decoder.model import ModelDefaults
+
+
+def run_block(layer: nn.Module, *inputs: Any) -> Tensor:
+    """Run one block. All layers share this function, and so what it is compiled to."""
+    return layer(*inputs)
+
+
+class BlockModel(ModelDefaults):
+    """A transformer of our own that writes images; see :class:`pjd.decoder.model.ImageModel`.
+
+    A subclass encodes prompts, decodes codes and has their codebook.
+
+    Args:
+        name: for labels.
+        transformer: on its device, in its dtype; from embeddings, position ids, mask and cache to
+            hidden states [batch, length, dim]. Its attribute ``block`` runs one of its layers, see
+            :func:`run_block`.
+        embedding: of codes.
+        output: from hidden states to logits of the codes.
+        heads: layers, heads and width of a head, for the cache.
+        grid: geometry of the codes.
+        sampling: the model's own defaults for options of :class:`pjd.decoder.config.DecodeConfig`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transformer: Any,
+        embedding: nn.Embedding,
+        output: nn.Linear,
+        heads: tuple[int, int, int],
+        grid: Grid,
+        sampling: dict[str, float | int],
+    ) -> None:
+        """Hold the transformer, in evaluation mode."""
+        self.name = name
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.embedding, self.output, self.heads = embedding, output, heads
+        self.grid = grid
+        self.vocabulary = output.out_features
+        self.sampling = sampling
+        self.head = run_block
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer lives."""
+        return self.output.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the transformer's arithmetic."""
+        return self.output.weight.dtype
+
+    def compile(self, compiled: Callable[..., Any]) -> None:
+        """Let ``compiled`` take what runs most: one block, for all layers, and the output head."""
+        self.transformer.block = compiled(run_block)
+        self.head = compiled(run_block)
+
+    def cache(self, batch: int, slots: int) -> SlotCache:
+        """Allocate a slot cache of the transformer's shape, dtype and device."""
+        layers, heads, width = self.heads
+        return SlotCache(layers, batch, heads, slots, width, self.dtype, self.device)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings of codes."""
+        return self.embedding(tokens)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+    ) -> Tensor:
+        """Logits of the code after each input."""
+        logits = self.head(self.output, self.transformer(x, positions, mask, cache))
+        return logits if cache is None else cache.place.unpack(logits)
