@@ -174,9 +174,10 @@ def decoding(
     since the format says how long an image is. The model's training mode, gradients and attention
     implementation are restored afterwards.
 
-    Guidance, temperature, top-k, top-p, min-p and ``do_sample`` are those of ``generate``, unless given
-    here; other values in both places are refused. So images are greedy without ``do_sample=True``,
-    and with it they are drawn among the 50 likeliest tokens unless ``top_k`` is given (0: all).
+    Guidance, temperature, top-k, top-p, min-p and ``do_sample`` are those of ``generate``, unless
+    given here; other values in both places are refused. So images are greedy without
+    ``do_sample=True``, and with it they are drawn among the 50 likeliest tokens unless ``top_k`` is
+    given (0: all).
     ``negative_prompt_ids`` is used too, beside a ``guidance_scale`` other than 1. Janus'
     ``generate`` does not pass on ``guidance_scale`` and ``logits_processor``: give ``guidance``
     here, or in the model's ``generation_config``.

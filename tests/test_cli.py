@@ -401,19 +401,25 @@ def test_models_and_doctor_name_every_checkpoint(monkeypatch):
         assert (registry.WEIGHTS.parent / official.guide).exists()
 
 
-def test_models_shows_defaults_and_no_empty_folder_is_on_disk(monkeypatch, tmp_path):
-    monkeypatch.setenv("COLUMNS", "200")
-    for module in ("paths", "models.registry"):
+def test_models_shows_sizes_and_defaults_and_what_a_folder_lacks(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "400")
+    for module in ("paths", "models.registry", "console"):
         monkeypatch.setattr(f"pjd.{module}.WEIGHTS", tmp_path)
     for name in ("anole-7b", "emoji-64", "emoji-96"):
         (tmp_path / name).mkdir()
     (tmp_path / "emoji-64" / "model.json").write_text('{"sampling": {"guidance": 2.5}}')
     save_file({}, tmp_path / "emoji-64" / "model.safetensors")
     lines = run(app, ["models"]).stdout.splitlines()
-    rows = [[cell.strip() for cell in line.split("│")[1:6]] for line in lines if "│" in line]
-    assert ["emoji-64", "yes", "16x16", "4", "guidance 2.5"] in rows
-    assert ["emoji-96", "no", "24x24", "4", ""] in rows
-    assert ["anole-7b", "no", "32x32", "8", "guidance 3, temperature 0.7, top-p 0.9"] in rows
+    rows = [[cell.strip() for cell in line.split("│")[1:9]] for line in lines if "│" in line]
+    own = ["4", "4.5 M", "1 GiB", "MIT"]
+    assert ["emoji-64", "yes", "16x16", *own, "guidance 2.5"] in rows
+    assert ["emoji-96", "no", "24x24", *own, ""] in rows
+    told = {row[0]: row[1:] for row in rows}
+    assert told["anole-7b"][0].startswith("lacks config.json, tokenizer.json or")
+    sizes = ["32x32", "8", "7 B", "16 GiB", "Chameleon's, for research"]
+    assert told["anole-7b"][1:] == [*sizes, "guidance 3, temperature 0.7, top-p 0.9"]
+    small = ["no", "32x32", "8", "76 M", "2 GiB", "Apache-2.0", "temperature 1, top-k 40"]
+    assert told["imagegpt-small"] == small
 
 
 def test_doctor_says_what_will_not_work_and_why(monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pjd.cli import app
 from pjd.doctor import weights as weights_found
-from pjd.models import chameleon, emu3, janus, llamagen_official
+from pjd.models import chameleon, emu3, imagegpt, janus, llamagen_official
 from pjd.models.catalogue import CATALOGUE, INDEX
 from pjd.models.chameleon import VQ
 from tests import test_emu3, test_janus
@@ -199,6 +199,7 @@ def test_the_shards_that_an_index_names_are_needed(tmp_path):
 def test_the_catalogue_has_the_defaults_of_the_families():
     formats = chameleon.FORMATS | llamagen_official.FORMATS
     defaults = {"janus": janus.SAMPLING, "emu3": emu3.SAMPLING}
+    defaults |= {"imagegpt": imagegpt.IMAGEGPT_SAMPLING}
     for name, official in CATALOGUE.items():
         expected = formats[name].sampling if name in formats else defaults[official.family]
         assert official.sampling == expected, name

@@ -28,6 +28,7 @@ BAD = [
     ("ar", {"seed": 10**5000}, "seed = <int of very many digits>"),
     ("sjd", {"window": 2**63}, "window = 9223372036854775808: must be an integer from 1 to"),
     ("ar", {"top_p": 0}, "top_p = 0"),
+    ("ar", {"min_p": 1.5}, "min_p = 1.5"),
     ("ar", {"top_k": -5}, "top_k = -5"),
     ("ar", {"seed": -1}, "seed = -1"),
     ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group, block"),

@@ -220,6 +220,7 @@ def test_negative_prompts_are_as_many_as_prompts(count):
         ("temperature", 0.5, "temperature", 0.7),
         ("top_k", 3, "top_k", 5),
         ("top_p", 0.5, "top_p", 0.9),
+        ("min_p", 0.5, "min_p", 0.9),
     ],
 )
 def test_a_setting_is_given_to_generate_or_to_the_door(setting, value, option, chosen):

@@ -12,6 +12,7 @@ from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.schedule import wavefront_steps
 from pjd.errors import LogitsError
 from pjd.measure.fidelity import log_likelihood
+from pjd.models.emoji import EmojiModel
 from tests.decoding import ALWAYS, BY_ROWS, GREEDY, NEVER, PROMPTS, engine_of
 from tests.enumeration import RowEnds, rectangle
 from tests.scripted import Scripted, boards, film
@@ -186,6 +187,46 @@ def reference_greedy(model, prompts: list[str], guidance: float) -> torch.Tensor
             scores.append(nats[:, position])
         codes[:, position] = torch.stack(scores, -1).argmax(-1)
     return codes
+
+
+def test_guidance_that_falls_with_the_position_is_what_the_model_says():
+    model = tiny_model(grid=3, vocabulary=5)
+    constant = generate(model, PROMPTS, "ar", **GREEDY).tokens
+    model.guidance_at = lambda guidance, raster: (guidance + 6 - 2.0 * raster).clamp(min=0)
+    expected = reference_greedy(model, PROMPTS, 2.0)
+    assert not torch.equal(expected, constant)
+    for method in ("ar", "sjd", "mc-sjd"):
+        assert torch.equal(generate(model, PROMPTS, method, **GREEDY).tokens, expected)
+    rows = generate(model, PROMPTS, "pjd", context=3, **GREEDY).tokens
+    assert torch.equal(rows, expected)
+
+
+class Axes(EmojiModel):
+    """The same model; a position id has an axis more, which says the same with a minus."""
+
+    def encode(self, prompts, guided):
+        prompt = super().encode(prompts, guided)
+        return prompt._replace(positions=torch.stack([prompt.positions, -prompt.positions], -1))
+
+    def image_positions(self, last, raster):
+        first = last[..., 0] + 1 + raster
+        return torch.stack([first, -first], dim=-1)
+
+    def forward(self, x, positions, mask, cache=None):
+        assert torch.equal(positions[..., 1], -positions[..., 0])
+        return super().forward(x, positions[..., 0], mask, cache)
+
+
+def test_position_ids_may_have_several_axes():
+    model = tiny_model(grid=4, vocabulary=9)
+    expected = {m: generate(model, PROMPTS, m, guidance=2.0) for m in PRESETS}
+    nats = log_likelihood(model, PROMPTS, expected["ar"].tokens, 2.0, 1.0)[0]
+    model.__class__ = Axes
+    for method, result in expected.items():
+        again = generate(model, PROMPTS, method, guidance=2.0)
+        assert torch.equal(again.tokens, result.tokens), method
+    again, _ = log_likelihood(model, PROMPTS, expected["ar"].tokens, 2.0, 1.0)
+    assert torch.equal(again, nats)
 
 
 def test_greedy_ar_equals_decoding_without_a_cache():

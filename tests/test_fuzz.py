@@ -40,6 +40,7 @@ GOOD: dict[str, st.SearchStrategy] = {
     "temperature": st.floats(0, 4),
     "top_k": st.integers(0, 6),
     "top_p": st.floats(0.01, 1),
+    "min_p": st.floats(0, 1),
     "seed": st.integers(0, 2**62),
 }
 NAMES = sorted(DecodeConfig.names() - {"method"})
@@ -100,6 +101,7 @@ FLAGS = {
     "--temperature": "temperature",
     "--top-k": "top_k",
     "--top-p": "top_p",
+    "--min-p": "min_p",
     "--seed": "seed",
 }
 flags = st.sampled_from(sorted(FLAGS)).flatmap(

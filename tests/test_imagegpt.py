@@ -17,14 +17,14 @@ from pjd.models import imagegpt
 from pjd.models.catalogue import CATALOGUE
 from tests.backbones import logits_by_column
 
-SIDE, CODES = 4, 12
+SIDE, CODES = 4, 48
 SIZES = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": SIDE**2, "vocab_size": CODES + 1}
 
 
 @pytest.fixture
 def language() -> ImageGPTForCausalImageModeling:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(2)
         model = ImageGPTForCausalImageModeling(ImageGPTConfig(**SIZES)).eval()
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
@@ -54,15 +54,15 @@ def model(folder):
 
 @torch.no_grad()
 def test_logits_equal_the_plain_forward(language, model):
-    codes = torch.randint(CODES, (2, SIDE**2), generator=torch.Generator().manual_seed(1))
-    ids = torch.cat([torch.full((2, 1), CODES), codes[:, :-1]], dim=1)
+    codes = torch.randint(CODES, (1, SIDE**2), generator=torch.Generator().manual_seed(1))
+    ids = torch.cat([torch.full((1, 1), CODES), codes[:, :-1]], dim=1)
     expected = language(input_ids=ids).logits
-    assert expected.shape == (2, SIDE**2, CODES) and expected.abs().max() > 1
-    begin = model.encode(["", ""], guided=False)
+    assert expected.shape == (1, SIDE**2, CODES) and expected.abs().max() > 1
+    begin = model.encode([""], guided=False)
     inputs = torch.cat([begin.embeddings, model.embed(codes)], dim=1)
     length = inputs.shape[1]
-    mask = causal(torch.ones(2, length).bool(), length)
-    raster = model.forward(inputs, torch.arange(length).expand(2, -1), mask)
+    mask = causal(torch.ones(1, length).bool(), length)
+    raster = model.forward(inputs, torch.arange(length)[None], mask)
     for logits in (raster, logits_by_column(model, inputs, mask, 1, SIDE)):
         torch.testing.assert_close(logits[:, :-1], expected, atol=1e-4, rtol=1e-4)
 
@@ -92,14 +92,14 @@ def test_every_preset_runs_and_pixels_are_the_colours_of_the_checkpoint(model):
         assert result.tokens.max() < CODES and result.images[0].size == (SIDE, SIDE)
     # The arithmetic of its card: rint(127.5 * (cluster + 1)).
     first, last = model.decode(torch.tensor([[0] * 15 + [CODES - 1]]))[0].flatten(0, 1)[[0, -1]]
-    assert first.tolist() == [0, 7, 15] and last.tolist() == [240, 248, 255]
+    assert first.tolist() == [0, 2, 4] and last.tolist() == [251, 253, 255]
     assert torch.allclose(model.codebook.norm(dim=-1), torch.ones(CODES))
 
 
 def test_prompts_and_guidance_are_refused(model):
     with pytest.raises(ParameterError, match="'a cat': must be ''"):
         generate(model, ["a cat"])
-    with pytest.raises(ParameterError, match="guidance = 3.0: must be 1"):
+    with pytest.raises(ParameterError, match=r"guidance = 3\.0: must be 1"):
         generate(model, [""], guidance=3.0)
     with pytest.raises(ParameterError, match="must hold at least one"):
         generate(model, [])
@@ -132,7 +132,7 @@ def test_files_that_do_not_fit_are_refused_by_name(language, folder):
     for clusters in (None, [], [[0, 0, 0]], [["red"] * 3] * CODES, [[float("nan")] * 3] * CODES):
         changed = json.dumps({**described, "clusters": clusters})
         (folder / "preprocessor_config.json").write_text(changed)
-        with pytest.raises(ValueError, match="clusters must be 12 colours"):
+        with pytest.raises(ValueError, match="clusters must be 48 colours"):
             imagegpt.load("imagegpt-small", folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(described))
     config = json.loads((folder / "config.json").read_text())
@@ -163,10 +163,10 @@ def test_the_command_line_makes_images_without_prompts(folder, tmp_path):
     assert "takes no prompts; --images says how many" in str(done.exception)
     done = CliRunner().invoke(app, ["generate", *name, "--guidance", "2", *output])
     assert "must be 1" in str(done.exception)
-    compared = ["compare", *name[:2], "--images", "2", "--methods", "ar,mc-sjd", *output]
-    done = CliRunner().invoke(app, [*compared[:3], *compared[3:]])
-    # A model of 12 colours has no 40 likeliest ones.
-    assert "top_k = 40: must be an integer from 0 to 12" in str(done.exception)
+    compared = ["compare", *name, "--images", "2", "--methods", "ar,mc-sjd", *output]
+    done = CliRunner().invoke(app, compared)
+    assert done.exit_code == 0 and "2 images, seed 0, cpu" in done.output
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
 
 
 def test_the_catalogue_has_all_sizes():

@@ -32,7 +32,9 @@ def test_drafts_of_another_row_move_predictions_only_where_the_mask_shows_them(m
         inputs = step_inputs(
             model, engine.prompt, state, layout, config, band, queries, engine.shapes
         )
-        predictions.append(engine.target(engine.forward(inputs), queries)[0])
+        logits = engine.forward(inputs)
+        position = engine.layout.position(queries.row, queries.column + 1)
+        predictions.append(engine.target(logits, queries, position)[0])
     change = (predictions[0] - predictions[1]).abs().amax(-1)
     moved = [float(change[queries.lane == lane].max()) > 1e-6 for lane in range(3)]
     protected = {"row-causal": [1, 2], "none": [], "released": [1]}[mask]

@@ -14,7 +14,7 @@ LINES = "cat face, noto, on teal\nnerd face, noto, on pink\nowl, noto, on grey\n
 def prompts(tmp_path, monkeypatch):
     """A file of three prompts; settings are prepared in a folder beside it."""
     monkeypatch.setattr(settings, "SETTINGS", tmp_path / "settings")
-    monkeypatch.setattr("pjd.models.registry.weights_of", lambda name: "0123")
+    monkeypatch.setattr("pjd.pipeline.settings.weights_of", lambda name: "0123")
     (tmp_path / "prompts.txt").write_text(LINES)
     return tmp_path / "prompts.txt"
 
@@ -34,7 +34,7 @@ def test_a_setting_has_prompts_sampling_and_what_makes_it_out_of_date(prompts, m
     path = prompts.parent / "settings" / "a" / "setting.json"
     first = json.loads(path.read_text())
     assert {"LlamaGen", "EmojiModel", "Tokenizer", "Words"} <= first["adapter"].keys()
-    monkeypatch.setattr("pjd.models.registry.weights_of", lambda name: "4567")
+    monkeypatch.setattr("pjd.pipeline.settings.weights_of", lambda name: "4567")
     prepare("a")
     assert json.loads(path.read_text())["weights"] != first["weights"]
 

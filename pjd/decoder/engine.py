@@ -138,9 +138,10 @@ class Engine:
         """What becomes of the drafts: verify, commit, record."""
         layout, config, (band, windows, queries, _) = self.layout, self.config, fed
         # 4. Verify: accept, resample at the first rejection, redraft the rest.
-        target_probs, finite = self.target(logits, queries)
+        position = layout.position(queries.row, queries.column + 1)
+        target_probs, finite = self.target(logits, queries, position)
         drafts = proposals(state, layout, config, band, windows, queries)
-        noise, codebook = self.noise(state, queries), self.model.codebook
+        noise, codebook = self.noise(state, position), self.model.codebook
         verified = verify(target_probs, drafts, queries, band, noise, config, codebook)
         # 5. Commit: write tokens, drafts and their distributions.
         commit(state, band, queries, verified, finite)
@@ -151,12 +152,13 @@ class Engine:
         cache = self.cache.at(inputs.slots, inputs.used, inputs.fed)
         return self.model.forward(inputs.x, inputs.positions, inputs.mask, cache)
 
-    def target(self, logits: Tensor, queries: Queries) -> tuple[Tensor, Tensor]:
+    def target(self, logits: Tensor, queries: Queries, position: Tensor) -> tuple[Tensor, Tensor]:
         """What tokens are drawn from.
 
         Args:
             logits: of all guidance branches.
             queries: of the batch.
+            position: int64 [batch, queries], where in the image the predicted tokens are.
 
         Returns:
             The target distributions p, float [batch, queries, ids]; and whether the logits of
@@ -164,17 +166,15 @@ class Engine:
         """
         layout, config = self.layout, self.config
         if config.guided:
-            raster = layout.position(queries.row, queries.column + 1)
-            logits = guide(logits, self.model.guidance_at(config.guidance, raster))
+            logits = guide(logits, self.model.guidance_at(config.guidance, position))
         finite = has_finite_maximum(logits, config.temperature) | ~queries.valid
         probs = probabilities(logits, config)
         if layout.n_ids > layout.vocabulary:
             probs = with_forced_token(probs, layout.forced(queries.column + 1))
         return probs, finite.all(1, keepdim=True)
 
-    def noise(self, state: State, queries: Queries) -> Noise:
-        """The random numbers of this iteration's verification."""
-        position = self.layout.position(queries.row, queries.column + 1)
+    def noise(self, state: State, position: Tensor) -> Noise:
+        """The random numbers of this iteration's verification, by ``position`` as above."""
         fixed_ids = self.layout.n_ids if REDRAFT_RULES[self.config.redraft].fixed_noise else 0
         return verification_noise(state.streams, state.iteration, position, fixed_ids)
 

@@ -51,8 +51,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, cache: LayerCache | None, attend: Attend) -> Tensor:
         """Attend from ``x`` [..., dim] to itself or, with a cache, to all its slots."""
-        parts = self.c_attn(x).unflatten(-1, (3 * self.heads, -1)).chunk(3, dim=-2)
-        return self.c_proj(attend_through(cache, *parts, mask, attend))
+        heads = self.c_attn(x).unflatten(-1, (3 * self.heads, -1))
+        query, key, value = heads.chunk(3, dim=-2)
+        return self.c_proj(attend_through(cache, query, key, value, mask, attend))
 
 
 class FeedForward(nn.Module):
@@ -90,38 +91,42 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class ImageGPT(nn.Module):
-    """The transformer, from embeddings to hidden states; ``lm_head`` maps these to logits."""
+class Transformer(nn.Module):
+    """From embeddings of colours to hidden states."""
 
     def __init__(self, config: ImageGPTConfig) -> None:
         """Make the layers."""
         super().__init__()
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(config.vocab_size, config.n_embd),
-                "wpe": nn.Embedding(config.n_positions, config.n_embd),
-                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": nn.RMSNorm(config.n_embd, eps=config.layer_norm_epsilon),
-            }
-        )
-        self.lm_head = Linear(config.n_embd, config.vocab_size - 1, bias=False)
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.RMSNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.block = run_block
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
         """Hidden states [batch, length, dim]; see :class:`pjd.decoder.model.ImageModel`."""
-        places = self.transformer["wpe"]
         # The image's last token would have one position more than there are; nothing follows it.
-        x = x + places(positions.clamp(max=places.num_embeddings - 1))
+        x = x + self.wpe(positions.clamp(max=self.wpe.num_embeddings - 1))
         attend: Attend = sdpa
         if cache is not None:
             attend = fastest(x.shape[1], cache.layer(0).keys[:, :, : cache.place.used], mask)
             x = cache.leave_out_blanks().pack(x)
-        for index, layer in enumerate(self.transformer["h"]):
+        for index, layer in enumerate(self.h):
             slots = None if cache is None else cache.layer(index)
             x = self.block(layer, x, mask, slots, attend)
-        return self.transformer["ln_f"](x)
+        return self.ln_f(x)
+
+
+class ImageGPT(nn.Module):
+    """The parameters of a checkpoint: the transformer, and the head that gives logits of codes."""
+
+    def __init__(self, config: ImageGPTConfig) -> None:
+        """Make both."""
+        super().__init__()
+        self.transformer = Transformer(config)
+        self.lm_head = Linear(config.n_embd, config.vocab_size - 1, bias=False)
 
 
 class ImageGPTModel(BlockModel):
@@ -129,7 +134,7 @@ class ImageGPTModel(BlockModel):
 
     Args:
         name: for labels.
-        transformer: on its device, in its dtype.
+        parameters: on their device, in their dtype.
         config: its sizes; ``n_positions`` is a square.
         colours: of the codes, float [codes, 3] from -1 to 1.
     """
@@ -138,12 +143,13 @@ class ImageGPTModel(BlockModel):
     takes_guidance = False
 
     def __init__(
-        self, name: str, transformer: ImageGPT, config: ImageGPTConfig, colours: Tensor
+        self, name: str, parameters: ImageGPT, config: ImageGPTConfig, colours: Tensor
     ) -> None:
         """Put the parts together, in evaluation mode."""
-        side, table = math.isqrt(config.n_positions), transformer.transformer["wte"]
+        side = math.isqrt(config.n_positions)
         heads = (config.n_layer, config.n_head, config.n_embd // config.n_head)
-        grid, head = Grid(side, side), transformer.lm_head
+        transformer, head = parameters.transformer, parameters.lm_head.requires_grad_(False)
+        table, grid = transformer.wte, Grid(side, side)
         super().__init__(name, transformer, table, head, heads, grid, IMAGEGPT_SAMPLING)
         # A colour has a length of its own; with a 1 behind it, near directions are near colours.
         self.codebook = F.normalize(F.pad(colours, (0, 1), value=1.0), dim=-1)
@@ -218,6 +224,6 @@ def load(
         if not key.endswith(BUFFERS)
     }
     with torch.device("meta"):
-        transformer = ImageGPT(config)
-    fit(transformer, tensors, str(found[0]))
-    return ImageGPTModel(name, transformer, config, colours.to(device))
+        parameters = ImageGPT(config)
+    fit(parameters, tensors, str(found[0]))
+    return ImageGPTModel(name, parameters, config, colours.to(device))
