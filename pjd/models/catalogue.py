@@ -22,6 +22,7 @@ FILES = {
     ),
     "emu3": ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors"),
     "janus": ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors"),
+    "liquid": ("config.json", "tokenizer.json", "*.safetensors"),
     "llamagen_official": ("?2i_*.safetensors or ?2i_*.pt",),
     "simplear": ("config.json", "tokenizer.json", "*.safetensors"),
     "anole-7b": ("*.safetensors",),
@@ -35,6 +36,12 @@ LUMINA_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, 
 ANOLE_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 0.7, "top_p": 0.9}
 JANUS_SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
 EMU3_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2048}
+LIQUID_SAMPLING: dict[str, float | int] = {
+    "guidance": 7.0,
+    "temperature": 0.99,
+    "top_k": 4096,
+    "top_p": 0.96,
+}
 SIMPLEAR_SAMPLING: dict[str, float | int] = {"guidance": 6.0, "temperature": 1.0}
 IMAGEGPT_SAMPLING: dict[str, float | int] = {"temperature": 1.0, "top_k": 40}
 LLAMAGEN_CLASS_SAMPLING: dict[str, float | int] = {"guidance": 4.0, "top_k": 2000}
@@ -235,6 +242,14 @@ CATALOGUE = {
     ),
     "simplear-0.5b": simplear("0.5B", 0.5e9, 4),
     "simplear-1.5b": simplear("1.5B", 1.5e9, 6),
+    "liquid-7b": Checkpoint(
+        "liquid",
+        *(32, 32, 8, 7e9, 18),
+        LIQUID_SAMPLING,
+        "MIT, and Gemma's terms",
+        "huggingface.co/Junfeng5/Liquid_V1_7B",
+        ANOLE,
+    ),
     "llamagen-c2i-b-256": llamagen(16, 111e6, 2),
     "llamagen-c2i-b-384": llamagen(24, 111e6, 2),
     "llamagen-c2i-l-256": llamagen(16, 343e6, 2),
