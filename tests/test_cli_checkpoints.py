@@ -14,19 +14,22 @@ from typer.testing import CliRunner
 
 from pjd.cli import app
 from pjd.doctor import weights as weights_found
-from pjd.models import chameleon, emu3, imagegpt, janus, llamagen_official
+from pjd.models import chameleon, emu3, imagegpt, janus, liquid, llamagen_official, simplear
 from pjd.models.catalogue import CATALOGUE, INDEX
 from pjd.models.chameleon import VQ
-from tests import test_emu3, test_janus
+from tests import test_emu3, test_janus, test_liquid, test_simplear
 from tests.backbones import ANOLE, LUMINA, save_checkpoint, tiny_chameleon
 from tests.test_llamagen_official import DIM, GRID, HEADS, LAYERS, Tiny, tiny_vq
 from tests.test_llamagen_official import weights as llamagen_weights
 
 PROMPTS = ["cat " * 500, "🐈‍⬛ cat", "قطة حمراء", "a red\n\ncat"]
 NAMES = ["lumina-mgpt-7b-768", "anole-7b", "janus-pro-1b", "emu3-gen", "llamagen-t2i-xl-256"]
+NAMES += ["liquid-7b", "simplear-0.5b"]
 
 janus_language, janus_folder = test_janus.language, test_janus.folder
 emu3_language, emu3_folder = test_emu3.language, test_emu3.folder
+liquid_language, liquid_folder, vq = test_liquid.language, test_liquid.folder, test_liquid.vq
+simplear_language, simplear_folder = test_simplear.language, test_simplear.folder
 
 
 @pytest.fixture
@@ -74,7 +77,10 @@ def weights(name, request, tmp_path_factory, monkeypatch) -> Path:
         save_captions(where / "flan-t5-xl")
     else:
         monkeypatch.setattr(emu3, "SIDE", 4)
-        (where / name).symlink_to(request.getfixturevalue(f"{family}_folder"))
+        folder = request.getfixturevalue(f"{family}_folder")
+        (where / name).symlink_to(folder)
+        for part in CATALOGUE[name].beside.values():
+            (where / part).symlink_to(folder.parent / part)
     for module in ("paths", "models.registry", "doctor", "console"):
         monkeypatch.setattr(f"pjd.{module}.WEIGHTS", where)
     monkeypatch.setenv("COLUMNS", "200")
@@ -198,8 +204,13 @@ def test_the_shards_that_an_index_names_are_needed(tmp_path):
 
 def test_the_catalogue_has_the_defaults_of_the_families():
     formats = chameleon.FORMATS | llamagen_official.FORMATS
-    defaults = {"janus": janus.SAMPLING, "emu3": emu3.SAMPLING}
-    defaults |= {"imagegpt": imagegpt.IMAGEGPT_SAMPLING}
+    defaults = {
+        "emu3": emu3.SAMPLING,
+        "imagegpt": imagegpt.IMAGEGPT_SAMPLING,
+        "janus": janus.SAMPLING,
+        "liquid": liquid.SAMPLING,
+        "simplear": simplear.SAMPLING,
+    }
     for name, official in CATALOGUE.items():
         expected = formats[name].sampling if name in formats else defaults[official.family]
         assert official.sampling == expected, name

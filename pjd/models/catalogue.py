@@ -22,8 +22,11 @@ FILES = {
     ),
     "emu3": ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors"),
     "janus": ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors"),
+    "liquid": ("config.json", "tokenizer.json", "*.safetensors"),
     "llamagen_official": ("?2i_*.safetensors or ?2i_*.pt",),
+    "simplear": ("config.json", "tokenizer.json", "*.safetensors"),
     "anole-7b": ("*.safetensors",),
+    "cosmos-dv8x16x16": ("decoder.jit",),
     "flan-t5-xl": ("config.json", "tokenizer*", "*.safetensors"),
 }
 """Files that a checkpoint of a family must have, by family; and files that a folder beside a
@@ -33,6 +36,13 @@ LUMINA_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, 
 ANOLE_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 0.7, "top_p": 0.9}
 JANUS_SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
 EMU3_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2048}
+LIQUID_SAMPLING: dict[str, float | int] = {
+    "guidance": 7.0,
+    "temperature": 0.99,
+    "top_k": 4096,
+    "top_p": 0.96,
+}
+SIMPLEAR_SAMPLING: dict[str, float | int] = {"guidance": 6.0, "temperature": 1.0}
 IMAGEGPT_SAMPLING: dict[str, float | int] = {"temperature": 1.0, "top_k": 40}
 LLAMAGEN_CLASS_SAMPLING: dict[str, float | int] = {"guidance": 4.0, "top_k": 2000}
 LLAMAGEN_CAPTION_SAMPLING: dict[str, float | int] = {"guidance": 7.5, "top_k": 1000}
@@ -156,6 +166,7 @@ LUMINA = "huggingface.co/Alpha-VLLM/Lumina-mGPT-7B-"
 ANOLE = {"vq": "anole-7b"}
 IMAGEGPT = "huggingface.co/openai/imagegpt-"
 JANUS = "huggingface.co/deepseek-community/Janus-Pro-"
+SIMPLEAR = "huggingface.co/Daniel0724/SimpleAR-"
 LLAMAGEN = "huggingface.co/FoundationVision/LlamaGen"
 LLAMAGEN_T2I = "huggingface.co/peizesun/llamagen_t2i"
 NONE_NAMED = "none named"
@@ -183,6 +194,13 @@ def llamagen(side: int, parameters: float, memory: int, captioned: bool = False)
         sampling, source, beside = LLAMAGEN_CAPTION_SAMPLING, LLAMAGEN_T2I, CAPTIONS_VQ
     sizes = side, side, side // 4, parameters, memory
     return Checkpoint("llamagen_official", *sizes, sampling, "MIT", source, beside)
+
+
+def simplear(size: str, parameters: float, memory: int) -> Checkpoint:
+    """SimpleAR of a size, as reinforcement learning left it."""
+    source, beside = f"{SIMPLEAR}{size}-RL", {"vq": "cosmos-dv8x16x16"}
+    sizes = 64, 64, 16, parameters, memory
+    return Checkpoint("simplear", *sizes, SIMPLEAR_SAMPLING, "MIT", source, beside)
 
 
 def imagegpt(size: str, parameters: float, memory: int, images_together: int) -> Checkpoint:
@@ -221,6 +239,16 @@ CATALOGUE = {
         EMU3_SAMPLING,
         "Apache-2.0",
         "huggingface.co/BAAI/Emu3-Gen-hf",
+    ),
+    "simplear-0.5b": simplear("0.5B", 0.5e9, 4),
+    "simplear-1.5b": simplear("1.5B", 1.5e9, 6),
+    "liquid-7b": Checkpoint(
+        "liquid",
+        *(32, 32, 8, 7e9, 18),
+        LIQUID_SAMPLING,
+        "MIT, and Gemma's terms",
+        "huggingface.co/Junfeng5/Liquid_V1_7B",
+        ANOLE,
     ),
     "llamagen-c2i-b-256": llamagen(16, 111e6, 2),
     "llamagen-c2i-b-384": llamagen(24, 111e6, 2),

@@ -12,3 +12,13 @@ def truncate(images: Tensor) -> Tensor:
     """
     images = images.float().permute(0, 2, 3, 1).clamp(-1, 1)
     return ((images + 1) / 2 * 255).to(torch.uint8)
+
+
+def nearest(images: Tensor) -> Tensor:
+    """Bytes [batch, H, W, 3] of images [batch, 3, H, W] in about [-1, 1], a half rounded up.
+
+    So does torchvision's ``save_image`` with ``normalize=True, value_range=(-1, 1)``, which the
+    official script of SimpleAR calls, in single precision.
+    """
+    images = images.float().permute(0, 2, 3, 1).clamp(-1, 1)
+    return ((images + 1) / 2 * 255 + 0.5).to(torch.uint8)

@@ -34,16 +34,66 @@ def read_config(kind: type[Config], path: Path) -> Config:
         return kind.from_json_file(path)
 
 
-def read_tokenizer(path: Path) -> Callable[[str], list[int]]:
-    """From texts to their tokens, without special tokens at either end, by a ``tokenizer.json``.
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a ``tokenizer.json``.
 
     Raises:
         ValueError: naming the file, if it is damaged.
     """
     check_file(path)
     with damaged(path, "is no tokenizer"):
-        words = PreTrainedTokenizerFast(tokenizer_file=str(path))
+        return PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+
+def read_tokenizer(path: Path) -> Callable[[str], list[int]]:
+    """From texts to their tokens, without special tokens at either end, by a ``tokenizer.json``.
+
+    Raises:
+        ValueError: naming the file, if it is damaged.
+    """
+    words = load_tokenizer(path)
     return lambda text: words(text, add_special_tokens=False)["input_ids"]
+
+
+def read_vocabulary(path: Path, names: tuple[str, ...]) -> tuple[Callable[[str], list[int]], int]:
+    """A tokenizer, see :func:`read_tokenizer`, and its length, where the codes' tokens begin.
+
+    Args:
+        path: of its ``tokenizer.json``.
+        names: of the tokens that a prompt needs.
+
+    Raises:
+        ValueError: naming the file, if it is damaged, or if a text of one of ``names`` is not the
+            token of that name.
+    """
+    words = load_tokenizer(path)
+    vocabulary = words.get_vocab()
+
+    def text_tokens(text: str) -> list[int]:
+        return words(text, add_special_tokens=False)["input_ids"]
+
+    missing = [name for name in names if text_tokens(name) != [vocabulary.get(name)]]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}")
+    return text_tokens, len(words)
+
+
+def tokens_after_text(text: int, codes: int, config: PretrainedConfig, source: str) -> Tensor:
+    """The token of each code, int64 [codes], where the codes follow the tokens of text.
+
+    Args:
+        text: tokens of text, which is the length of the tokenizer.
+        codes: how many there are.
+        config: of the transformer.
+        source: how an error names the checkpoint.
+
+    Raises:
+        ValueError: if the transformer has fewer tokens than that.
+    """
+    if config.vocab_size < text + codes:
+        needed = f"{text} tokens of its tokenizer and {codes} codes"
+        raise ValueError(f"{source}: vocab_size = {config.vocab_size}: has no room for {needed}")
+    return torch.arange(text, text + codes)
 
 
 class DecoderCache(Cache):
@@ -129,6 +179,21 @@ def load_language(
     needed = {name: value for name, value in tensors.items() if not name.startswith(unused)}
     fit(language, needed, source)
     return language
+
+
+def tied(tensors: dict[str, Tensor], config: PretrainedConfig) -> dict[str, Tensor]:
+    """``tensors`` with the output head, where it is the table of input embeddings.
+
+    A checkpoint leaves the head out then; if it has one all the same, transformers ignores it.
+
+    Args:
+        tensors: of a checkpoint, by name.
+        config: says whether they are the same.
+    """
+    table = tensors.get("model.embed_tokens.weight")
+    if not config.tie_word_embeddings or table is None:
+        return tensors
+    return {**tensors, "lm_head.weight": table}
 
 
 def run_module(module: nn.Module, *inputs: Any, **options: Any) -> Any:
