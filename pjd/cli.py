@@ -22,7 +22,7 @@ from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import PRESETS, combine
 from pjd.errors import ParameterError, check_choice, check_integer
 from pjd.paths import replacing
-from pjd.upkeep import audit, convert, doctor, profile, verify
+from pjd.upkeep import audit, convert, doctor, export, profile, verify
 
 app = typer.Typer(
     add_completion=False,
@@ -241,7 +241,7 @@ def methods() -> None:
     Console().print(methods_table())
 
 
-for command in (convert, doctor, profile, verify, audit):
+for command in (convert, doctor, profile, verify, audit, export):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands that look after checkpoints and results: convert, doctor, profile, verify, audit."""
+"""Commands around checkpoints and results: convert, doctor, profile, verify, audit, export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pjd.console import check_output, doctor_table
+from pjd.console import check_output, doctor_table, images_together
 from pjd.errors import ParameterError
 from pjd.paths import ROOT
 
@@ -77,3 +77,27 @@ def audit(
             f"of the others {found['near_ties']:.1%} are near-ties; the largest miss is "
             f"{found['largest_miss']:.3f} nats"
         )
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A folder below runs/, such as pjd-4.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")],
+    layout: Annotated[
+        str, typer.Option(help="flat: images/00000.png; geneval: 00000/samples/0000.png.")
+    ] = "flat",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images decoded together; 1 for official checkpoints, else 64."),
+    ] = None,
+) -> None:
+    """Write a run's pictures with prompts and seeds, for measures of other environments."""
+    from pjd.models.registry import choose_device
+    from pjd.pipeline.export import plan, write
+
+    planned, device = plan(run, layout), choose_device(device)
+    together = images_together(planned.model, batch_size)
+    check_output(output)
+    made = write(planned, output, device, together)
+    count = len(planned.records)
+    typer.echo(f"{output}: {count} pictures, {made} of them made now; metadata.jsonl says which")
