@@ -83,9 +83,9 @@ def test_the_example_of_a_new_decoder_runs(capsys):
     assert typical < paper
 
 
-def test_the_example_of_a_model_of_ones_own_runs(capsys):
-    (code,) = examples("docs/your_own_model.md")
-    exec(code, {})
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_a_model_of_ones_own_run(capsys, number):
+    exec(examples("docs/your_own_model.md")[number], {})
     steps, size = re.fullmatch(r"(\[.*\]) (\(.*\))\n", capsys.readouterr().out).groups()
     assert size == "(8, 8)"
     # Fewer than the 64 forward passes of AR, its row ends not counted.
