@@ -63,7 +63,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(help="Images decoded together; 64, or 1 to 8 for official checkpoints."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; cuda if there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Compiled = Annotated[
     bool | None, typer.Option(help="Slow at first, then faster; default: if it most likely pays.")

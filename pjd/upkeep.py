@@ -60,7 +60,7 @@ def audit(
     dtype: Annotated[
         str | None, typer.Option(help="Of plain AR; the run's own if it is left out.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 8,
     images: Annotated[
         int | None, typer.Option(help="Only the first ones; all if not given.")
@@ -85,10 +85,10 @@ def export(
     layout: Annotated[
         str, typer.Option(help="flat: images/00000.png; geneval: 00000/samples/0000.png.")
     ] = "flat",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images decoded together; 1 for official checkpoints, else 64."),
+        typer.Option(help="Images decoded together; 64, or 1 to 8 for official checkpoints."),
     ] = None,
 ) -> None:
     """Write a run's pictures with prompts and seeds, for measures of other environments."""

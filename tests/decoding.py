@@ -46,9 +46,9 @@ def decode_ten(model: ImageModel, method: str, static: bool) -> tuple[Tensor, se
     engine = engine_of(model, config, 2 * PROMPTS, torch.arange(10), static)
     sizes, target = set(), engine.target
 
-    def watched(logits, queries):
+    def watched(logits, queries, position):
         sizes.add(queries.token.shape[1])
-        return target(logits, queries)
+        return target(logits, queries, position)
 
     engine.target = watched
     return engine.run().tokens, sizes

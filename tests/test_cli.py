@@ -241,7 +241,7 @@ def test_a_gpu_that_is_not_there_is_refused(tiny, monkeypatch, command):
     monkeypatch.setattr(registry, "load", lambda *_: pytest.fail("a model was loaded"))
     monkeypatch.setattr("pjd.jobs.load", registry.load)
     done = run(app, [command, "cat", "--device", "cuda"])
-    assert str(done.exception) == "device = 'cuda': must be cpu: torch finds no GPU here"
+    assert str(done.exception) == "device = 'cuda': must be cpu: torch finds no such device here"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Models by name: what is missing is said."""
 
 import pytest
+import torch
 
 from pjd.errors import ParameterError
 from pjd.models import emoji
-from pjd.models.registry import configure_for, resolve
+from pjd.models.registry import choose_device, configure_for, resolve
 
 
 def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
@@ -27,3 +28,19 @@ def test_a_window_of_rows_is_known_before_the_model_is_loaded(tmp_path, monkeypa
     (folder / "model.json").write_text('{"sampling": {}}')
     with pytest.raises(ValueError, match="has no grid"):
         configure_for("mine", "mc-sjd")
+
+
+@pytest.mark.parametrize("there", [(), ("cuda",), ("mps",), ("cuda", "mps")])
+def test_a_device_is_taken_where_torch_has_it_and_mps_only_if_it_is_asked_for(there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    assert choose_device(None) == ("cuda" if "cuda" in there else "cpu")
+    for device in ("cpu", "cuda", "mps"):
+        if device in ("cpu", *there):
+            assert choose_device(device) == device
+            continue
+        others = " or ".join(("cpu", *there))
+        with pytest.raises(ParameterError, match=f"device = '{device}': must be {others}: torch"):
+            choose_device(device)
+    with pytest.raises(ParameterError, match="must be one of cpu, cuda, mps"):
+        choose_device("tpu")

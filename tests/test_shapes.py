@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pjd.decoder.methods import PRESETS, configure
 from tests.decoding import BY_ROWS, PROMPTS, decode_ten, engine_of
@@ -15,6 +17,30 @@ def test_static_sizes_as_on_a_gpu_change_no_token(method):
     assert torch.equal(packed, static)
     # Few sizes occur, for each of them is a graph to capture.
     assert len(sizes) <= 4
+
+
+class Dtypes(TorchDispatchMode):
+    """Remembers the dtypes of all tensors that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        returned = function(*arguments, **(options or {}))
+        tensors = [value for value in tree_leaves(returned) if isinstance(value, torch.Tensor)]
+        self.seen |= {tensor.dtype for tensor in tensors}
+        return returned
+
+
+@pytest.mark.parametrize("method", sorted(PRESETS))
+def test_decoding_needs_no_double_precision_which_apples_gpus_lack(method):
+    model = tiny_model(grid=4)
+    config = configure(method, columns=4, guidance=2.0, top_k=5, top_p=0.9, min_p=0.01)
+    with Dtypes() as dtypes:
+        engine_of(model, config, PROMPTS, torch.arange(len(PROMPTS)), static=True).run()
+    assert torch.float32 in dtypes.seen and torch.int64 in dtypes.seen
+    assert not dtypes.seen & {torch.float64, torch.complex128}
 
 
 @pytest.mark.parametrize("method", sorted(PRESETS))

@@ -230,6 +230,6 @@ class Engine:
 
     def now(self) -> float:
         """Seconds on a clock, once the device is idle."""
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        if self.model.device.type != "cpu":
+            torch.accelerator.synchronize()
         return time.perf_counter()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EMOJI = {"emoji-128": 16.0e6, "emoji-96": 4.5e6, "emoji-64": 4.5e6}
 """The embedded models, best first, and parameters of their transformers."""
 
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -196,17 +196,22 @@ def check_device(device: str | None) -> None:
 def choose_device(device: str | None) -> str:
     """``device``; if it is None, "cuda" where there is a GPU, else "cpu".
 
+    Apple's "mps" is taken only if it is asked for: decoding on it has not been tried.
+
     Raises:
         ParameterError: if there is no such device.
     """
     check_device(device)
     import torch
 
-    if torch.cuda.is_available():
-        return device or "cuda"
-    if device == "cuda":
-        raise ParameterError("device", device, "must be cpu: torch finds no GPU here")
-    return "cpu"
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device is None:
+        return "cuda" if there["cuda"] else "cpu"
+    if not there.get(device, True):
+        others = ["cpu", *(other for other, found in there.items() if found)]
+        allowed = f"must be {' or '.join(others)}: torch finds no such device here"
+        raise ParameterError("device", device, allowed)
+    return device
 
 
 def choose_compiled(compiled: bool | None, name: str, device: str | None, images: int) -> bool:
