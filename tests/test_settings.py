@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from pjd.errors import ParameterError
+from pjd.paths import ROOT
 from pjd.pipeline import settings
 from pjd.pipeline.settings import prepare, read_setting
 
@@ -63,3 +64,14 @@ def test_the_settings_of_the_pipeline_have_a_run_of_ar_each():
             assert "seed" not in run["options"], (file, name)
         for name, run in values["runs"].items():
             assert run["setting"] in values["settings"], (file, name)
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "profiles/paper.yaml", "profiles/smoke.yaml"])
+def test_options_stand_in_the_order_in_which_dvc_writes_them(file):
+    # `dvc exp run --set-param` sorts the keys of mappings: the command of every other run that is
+    # not in that order would be another one, and the run decoded anew.
+    values = yaml.safe_load((ROOT / file).read_text())
+    named = {**values.get("runs", {}), **values.get("figures", {})}
+    assert named
+    for name, value in named.items():
+        assert list(value["options"]) == sorted(value["options"]), name
