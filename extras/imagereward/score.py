@@ -1,6 +1,6 @@
 """ImageReward: how people would like a picture for its prompt, by the package image-reward.
 
-We have not run this script. It downloads THUDM/ImageReward.
+We have not run this script. Up to the download of weights it works. It downloads THUDM/ImageReward.
 """
 
 import sys
