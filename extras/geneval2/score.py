@@ -1,7 +1,7 @@
 """GenEval 2: Soft-TIFA, by the script evaluation.py of its repository, facebookresearch/GenEval2.
 
-We have not run this script. Of the repository we have read the page, not evaluation.py. The run's
-prompts must be those of the benchmark. It needs a GPU, for a model that answers questions.
+We have not run this script. The run's prompts must be those of the benchmark. It needs a GPU, and
+downloads Qwen/Qwen3-VL-8B-Instruct, which answers questions about pictures.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """HPSv2.1: how people would like a picture for its prompt, by the package hpsv2.
 
-We have not run this script. It downloads xswu/HPSv2, and reads it anew for every picture.
+We have not run this script beyond the download of its weights, which we cannot make. It downloads
+xswu/HPSv2, and reads it anew for every picture.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """HPSv3: how people would like a picture for its prompt, by the package hpsv3.
 
-We have not run this script. It needs a GPU, and downloads MizzenAI/HPSv3, a model of 7B parameters.
+We have not run this script beyond the download of its weights, which we cannot make. It needs a
+GPU, and downloads MizzenAI/HPSv3, a model of 7B parameters.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """ImageReward: how people would like a picture for its prompt, by the package image-reward.
 
-We have not run this script. It downloads THUDM/ImageReward.
+We have not run this script beyond the download of its weights, which we cannot make. It downloads
+THUDM/ImageReward.
 """
 
 import sys

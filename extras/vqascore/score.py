@@ -1,7 +1,7 @@
 """VQAScore: the probability that a picture shows its prompt, by the package t2v-metrics.
 
-We have not run this script. It needs a GPU, and downloads zhiqiulin/clip-flant5-xxl, of 11B
-parameters.
+We have not run this script beyond the download of its weights, which we cannot make. It needs a
+GPU, and downloads zhiqiulin/clip-flant5-xxl, of 11B parameters.
 """
 
 import sys
