@@ -262,6 +262,8 @@ LARGER = {
     "MC-SJD, W = 64 (exact)": "mc-sjd-64",
     "PJD, c = 8": "pjd-8",
     "PJD, c = 4": "pjd-4",
+    "PJD-staircase, c = 8": "pjd-staircase-8",
+    "PJD-staircase, c = 4": "pjd-staircase-4",
     "PJD-plus, c = 8": "pjd-plus-8",
     "PJD-plus, c = 4": "pjd-plus-4",
     "ZipAR, c = 8": "zipar-8",
@@ -410,8 +412,8 @@ CLAIMS = {
             ],
         ),
         (
-            "gaps at c = 2, 4, 8, 16 on 16×16: N, N, N, N |",
-            [value(f"pjd-{c}", "gap") for c in (2, 4, 8, 16)],
+            "gaps at c = 2, 4, 8, 16 on 16×16: N, N, N, N; on 32×32: N, N, N, N |",
+            [value(f"{grid}pjd-{c}", "gap") for grid in ("", "emoji-128-") for c in (2, 4, 8, 16)],
         ),
         (
             "16×16, 24×24, 32×32: N×, N×, N×; of SJD: N×, N×, N× |",
