@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from pjd.api import Result
+from pjd.decoder.grids import check_one_grid
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError, check_choice, check_integer, check_text
 from pjd.models.registry import DEVICES, check_dtype, choose_device, resolve
@@ -90,8 +91,9 @@ def save(
         model: the model that decoded it.
 
     Raises:
-        ParameterError: see :func:`run_folder`.
+        ParameterError: see :func:`run_folder`; or if the model has several grids.
     """
+    check_one_grid(model, "a saved run")
     grid = model.grid
     # The raster layout has positions for forced row-end tokens too.
     accepted, rejected = (
