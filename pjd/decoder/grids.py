@@ -18,19 +18,29 @@ def tokens_of(model: ImageModel) -> int:
     return sum(one.grid.length for one in grids_of(model))
 
 
+def several_grids(model: str, what: str) -> ParameterError:
+    """The error of a model of several grids.
+
+    Args:
+        model: its name.
+        what: does not know them, such as "the audit".
+    """
+    allowed = f"must be a model of one grid: {what} knows nothing of the grids before the last"
+    return ParameterError("model", model, allowed)
+
+
 def check_one_grid(model: ImageModel, what: str) -> None:
     """Refuse a model of several grids.
 
     Args:
         model: to look at.
-        what: does not know them, such as "the audit".
+        what: does not know them, see :func:`several_grids`.
 
     Raises:
         ParameterError: if another grid comes before the model's own.
     """
     if model.before is not None:
-        allowed = f"must be a model of one grid: {what} knows nothing of the grids before the last"
-        raise ParameterError("model", model.name, allowed)
+        raise several_grids(model.name, what)
 
 
 def followed_by(model: ImageModel, prompt: Prompt, tokens: Tensor) -> Prompt:

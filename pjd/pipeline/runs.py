@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 from pjd.api import Result
-from pjd.decoder.grids import check_one_grid
+from pjd.decoder.grids import check_one_grid, several_grids
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError, check_choice, check_integer, check_text
-from pjd.models.registry import DEVICES, check_dtype, choose_device, resolve
+from pjd.models.registry import DEVICES, check_dtype, choose_device, official, resolve
 from pjd.paths import PROVENANCE, ROOT, RUNS
 from pjd.pipeline.files import folder, write_json
 
@@ -58,6 +58,9 @@ def check_machine(model: str, batch_size: int, device: str, dtype: str | None) -
     check_choice("device", device, DEVICES)
     choose_device(device)
     resolve(model)
+    checkpoint = official(model)
+    if checkpoint is not None and checkpoint.grids > 1:
+        raise several_grids(model, "a run")
 
 
 def provenance(**more: Any) -> dict[str, Any]:
