@@ -10,9 +10,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pjd.decoder.config import DecodeConfig
-from pjd.decoder.engine import Engine
+from pjd.decoder.engine import Decoded, Engine
+from pjd.decoder.grids import followed_by, grids_of, seeds_of_grid, tokens_of
 from pjd.decoder.methods import configure
-from pjd.decoder.model import ImageModel
+from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.trace import Trace
 from pjd.errors import ParameterError, check_integer, check_list, check_prompts, shown
 
@@ -26,11 +27,14 @@ class Result:
 
     Attributes:
         images: PIL images.
-        tokens: int64 [prompts, R * C], the codes of each image.
-        steps: int64 [prompts], forward passes that each image needed, prefill not counted.
-        seconds: wall-clock of decoding, prefill included, pixels not.
-        trace: what happened in each iteration.
+        tokens: int64 [prompts, R * C], the codes of each image: those of the last grid, where the
+            model writes several.
+        steps: int64 [prompts], forward passes that each image needed, of all grids; prefills are
+            not counted, and every grid has one.
+        seconds: wall-clock of decoding, prefills included, pixels not.
+        trace: what happened in each iteration of the last grid.
         config: the options that were used.
+        previews: codes of the grids before the last, in their order, each int64 [prompts, R * C].
     """
 
     images: "list[Image]"
@@ -39,6 +43,7 @@ class Result:
     seconds: float
     trace: Trace
     config: DecodeConfig
+    previews: tuple[Tensor, ...] = ()
 
 
 def check_fit(config: DecodeConfig, model: ImageModel) -> None:
@@ -51,10 +56,12 @@ def check_fit(config: DecodeConfig, model: ImageModel) -> None:
     if config.guided and not model.takes_guidance:
         allowed = f"must be 1: {model.name} has no unconditional branch"
         raise ParameterError("guidance", config.guidance, allowed)
+    # More rows than a small grid has are all of its rows.
+    grids = [one.grid for one in grids_of(model)]
     if config.rows is not None:
-        check_integer("rows", config.rows, 1, model.grid.rows)
+        check_integer("rows", config.rows, 1, max(grid.rows for grid in grids))
     # A preset's own window may be longer than a small image; a longer one would only take memory.
-    check_integer("window", config.window, 1, max(model.grid.length, 64))
+    check_integer("window", config.window, 1, max(64, *(grid.length for grid in grids)))
 
 
 def check_model(model: object) -> None:
@@ -102,16 +109,29 @@ Progress = Callable[[float, int, float], None]
 forward passes so far, and tokens per image and forward pass."""
 
 
-def engine_progress(tell: Progress, images: int, length: int) -> Callable[[int, int], None]:
-    """Adapt ``tell`` to the engine's callback, which counts the tokens of ``images`` images."""
-    committed = 0
+class EngineProgress:
+    """Adapts a function to the callback of the engines that decode one batch, grid by grid.
 
-    def progress(tokens: int, steps: int) -> None:
-        nonlocal committed
-        committed += tokens
-        tell(tokens / length, steps, committed / images / steps)
+    Args:
+        tell: the function.
+        images: of the batch.
+        length: tokens of all grids of an image.
+    """
 
-    return progress
+    def __init__(self, tell: Progress, images: int, length: int) -> None:
+        """Begin with the first grid."""
+        self.tell, self.images, self.length = tell, images, length
+        self.committed = self.steps = self.steps_before = 0
+
+    def next_grid(self) -> None:
+        """From now on another engine calls, which counts its own steps."""
+        self.steps_before = self.steps
+
+    def __call__(self, tokens: int, steps: int) -> None:
+        """What an engine calls, see :meth:`pjd.decoder.engine.Engine.run`."""
+        self.committed += tokens
+        self.steps = self.steps_before + steps
+        self.tell(tokens / self.length, self.steps, self.committed / self.images / self.steps)
 
 
 def advance_bar(bar: tqdm, length: int, images: float, steps: int, pace: float) -> None:
@@ -158,6 +178,28 @@ def generate(
     return decode(model, prompts, config, batch_size=batch_size, seeds=seeds, progress=progress)
 
 
+def decode_grids(
+    model: ImageModel, prompt: Prompt, config: DecodeConfig, seeds: Tensor, progress: EngineProgress
+) -> list[Decoded]:
+    """Decode a batch: all grids of its images, one after the other.
+
+    Args:
+        model: of the last grid.
+        prompt: encoded by the model of the first one.
+        config: the method and its options.
+        seeds: of the images, int64 [batch].
+        progress: is told about all grids.
+    """
+    parts: list[Decoded] = []
+    for number, one in enumerate(grids_of(model)):
+        if one.before is not None:
+            with torch.inference_mode():
+                prompt = followed_by(one.before, prompt, parts[-1].tokens)
+            progress.next_grid()
+        parts.append(Engine(one, config, prompt, seeds_of_grid(seeds, number)).run(progress))
+    return parts
+
+
 def decode(
     model: ImageModel,
     prompts: list[str],
@@ -178,7 +220,7 @@ def decode(
     check_fit(config, model)
     check_prompts(prompts, model.takes_prompts)
     numbers = seeds_of(seeds, config.seed, len(prompts))
-    length = model.grid.length
+    length, first = tokens_of(model), grids_of(model)[0]
     parts = []
     with tqdm(
         total=len(prompts) * length, desc=config.method, unit="token", disable=progress is not True
@@ -186,18 +228,20 @@ def decode(
         tell = progress if callable(progress) else partial(advance_bar, bar, length)
         for offset in range(0, len(prompts), batch_size):
             batch = prompts[offset : offset + batch_size]
-            prompt = model.encode(batch, config.guided)
-            engine = Engine(model, config, prompt, numbers[offset : offset + batch_size])
-            parts.append(engine.run(engine_progress(tell, len(batch), length)))
-    tokens = torch.cat([part.tokens for part in parts])
-    trace = Trace.join([part.trace for part in parts])
+            prompt = first.encode(batch, config.guided)
+            told = EngineProgress(tell, len(batch), length)
+            own = numbers[offset : offset + batch_size]
+            parts.append(decode_grids(model, prompt, config, own, told))
+    *previews, tokens = (torch.cat([p.tokens for p in grid]) for grid in zip(*parts, strict=True))
+    traces = [Trace.join([part.trace for part in grid]) for grid in zip(*parts, strict=True)]
     return Result(
         images=pictures(model, tokens, batch_size),
         tokens=tokens.cpu(),
-        steps=trace.steps,
-        seconds=sum(part.seconds for part in parts),
-        trace=trace,
+        steps=torch.stack([trace.steps for trace in traces]).sum(0),
+        seconds=sum(part.seconds for batch in parts for part in batch),
+        trace=traces[-1],
         config=config,
+        previews=tuple(codes.cpu() for codes in previews),
     )
 
 

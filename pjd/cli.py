@@ -209,6 +209,7 @@ def compare(
     device = choose_device(device)
     check_output(output)
     from pjd.api import decode as run
+    from pjd.decoder.grids import tokens_of
     from pjd.pipeline.figures import image_rows, style
 
     loaded = load(model, device, dtype, choose_compiled(compiled, model, device, len(captions)))
@@ -225,7 +226,7 @@ def compare(
     with replacing(output / "comparison.png") as partial:
         figure.savefig(partial, dpi=150, format="png")
     title = f"{loaded.name}, {len(captions)} images, seed {seed or 0}, {device}"
-    Console().print(comparison_table(results, title, loaded.grid.length))
+    Console().print(comparison_table(results, title, tokens_of(loaded)))
     typer.echo(output / "comparison.png")
 
 

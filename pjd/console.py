@@ -163,7 +163,7 @@ def comparison_table(results: "dict[str, Result]", title: str, length: int) -> T
     Args:
         results: by method.
         title: of the table.
-        length: sequence positions of an image, which is the number of AR's steps.
+        length: tokens of an image, of all its grids, which is the number of AR's steps.
     """
     table = Table(title=title)
     heads = ("method", "steps", "compression", "tokens fed per step", "seconds per image")
@@ -175,7 +175,7 @@ def comparison_table(results: "dict[str, Result]", title: str, length: int) -> T
             method,
             f"{steps:.1f}",
             f"{length / steps:.2f}x",
-            f"{result.trace.fed.double().sum() / result.steps.sum():.1f}",
+            f"{result.trace.fed.double().sum() / result.trace.steps.sum():.1f}",
             f"{result.seconds / len(result.images):.2f}",
         )
     return table

@@ -14,22 +14,32 @@ from typer.testing import CliRunner
 
 from pjd.cli import app
 from pjd.doctor import weights as weights_found
-from pjd.models import chameleon, emu3, imagegpt, janus, liquid, llamagen_official, simplear
+from pjd.models import (
+    chameleon,
+    emu3,
+    glm_image,
+    imagegpt,
+    janus,
+    liquid,
+    llamagen_official,
+    simplear,
+)
 from pjd.models.catalogue import CATALOGUE, INDEX
 from pjd.models.chameleon import VQ
-from tests import test_emu3, test_janus, test_liquid, test_simplear
+from tests import test_emu3, test_glm_image, test_janus, test_liquid, test_simplear
 from tests.backbones import ANOLE, LUMINA, save_checkpoint, tiny_chameleon
 from tests.test_llamagen_official import DIM, GRID, HEADS, LAYERS, Tiny, tiny_vq
 from tests.test_llamagen_official import weights as llamagen_weights
 
 PROMPTS = ["cat " * 500, "🐈‍⬛ cat", "قطة حمراء", "a red\n\ncat"]
 NAMES = ["lumina-mgpt-7b-768", "anole-7b", "janus-pro-1b", "emu3-gen", "llamagen-t2i-xl-256"]
-NAMES += ["liquid-7b", "simplear-0.5b"]
+NAMES += ["liquid-7b", "simplear-0.5b", "glm-image"]
 
 janus_language, janus_folder = test_janus.language, test_janus.folder
 emu3_language, emu3_folder = test_emu3.language, test_emu3.folder
 liquid_language, liquid_folder, vq = test_liquid.language, test_liquid.folder, test_liquid.vq
 simplear_language, simplear_folder = test_simplear.language, test_simplear.folder
+glm_image_language, glm_image_folder = test_glm_image.language, test_glm_image.folder
 
 
 @pytest.fixture
@@ -206,6 +216,7 @@ def test_the_catalogue_has_the_defaults_of_the_families():
     formats = chameleon.FORMATS | llamagen_official.FORMATS
     defaults = {
         "emu3": emu3.SAMPLING,
+        "glm_image": glm_image.SAMPLING,
         "imagegpt": imagegpt.IMAGEGPT_SAMPLING,
         "janus": janus.SAMPLING,
         "liquid": liquid.SAMPLING,

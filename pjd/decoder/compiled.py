@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pjd.decoder.grids import grids_of
 from pjd.errors import one_line
 
 if TYPE_CHECKING:
@@ -78,5 +79,6 @@ def compile_model(model: "ImageModel") -> "ImageModel":
     # On a CPU shapes follow what is in use, and few occur twice.
     dynamic = model.device.type == "cpu"
     compile_regions(lambda function: Compiled(function, dynamic))
-    model.compiled = True  # type: ignore[attr-defined]
+    for one in grids_of(model):
+        one.compiled = True  # type: ignore[attr-defined]
     return model

@@ -35,10 +35,15 @@ class ModelDefaults:
     Attributes:
         takes_prompts: whether a prompt says what the image shows; if not, the one prompt is "".
         takes_guidance: whether there is an unconditional branch.
+        before: the model of the grid that comes before this one in the same sequence, such as a
+            preview: the same transformer with another grid; None: the first grid. It is decoded
+            first, and its codes become a part of the prompt, see :mod:`pjd.decoder.grids`. Prompts
+            are encoded by the model of the first grid.
     """
 
     takes_prompts: bool = True
     takes_guidance: bool = True
+    before: "ImageModel | None" = None
 
     def image_positions(self, last: Tensor, raster: Tensor) -> Tensor:
         """Position ids of an image's tokens: the numbers after the prompt's last one.
@@ -83,6 +88,7 @@ class ImageModel(Protocol):
         dtype: of its arithmetic.
         takes_prompts: see :class:`ModelDefaults`.
         takes_guidance: see :class:`ModelDefaults`.
+        before: see :class:`ModelDefaults`.
     """
 
     name: str
@@ -91,6 +97,11 @@ class ImageModel(Protocol):
     sampling: dict[str, float | int]
     takes_prompts: bool
     takes_guidance: bool
+
+    @property
+    def before(self) -> "ImageModel | None":
+        """The model of the grid before this one, see :class:`ModelDefaults`."""
+        ...
 
     @property
     def codebook(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pjd.decoder.grid import Grid
+from pjd.decoder.grids import check_one_grid
 from pjd.decoder.model import ImageModel
 from pjd.measure.fidelity import teacher_forced
 
@@ -57,7 +58,11 @@ def attention_map(model: ImageModel, prompts: list[str], tokens: Tensor) -> Tens
         (column) for each query (row); rows sum to 1. Forced row-end tokens are included; the
         image's last token is not, since it predicts nothing. Prompts are padded on the left to
         the longest one; padding attends to itself.
+
+    Raises:
+        ParameterError: if the model has several grids.
     """
+    check_one_grid(model, "the map of attention")
     encoded = model.encode(prompts, guided=False)
     x, positions, mask = teacher_forced(model, encoded, tokens.to(model.device))
     with Watched() as watched:

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.grid import RowLayout
+from pjd.decoder.grids import check_one_grid
 from pjd.decoder.model import ImageModel
 from pjd.decoder.noise import FIXED, streams, uniform
 from pjd.decoder.redraft import REDRAFT_RULES
@@ -79,9 +80,10 @@ def audit(
         batch_size: images per forward pass.
 
     Raises:
-        ParameterError: see :func:`check_noise`.
+        ParameterError: see :func:`check_noise`; or if the model has several grids.
     """
     check_noise(config)
+    check_one_grid(model, "the audit")
     grid, equal, lead = model.grid, [], []
     n_ids = RowLayout.of(grid, config, model.vocabulary).n_ids
     position = torch.arange(grid.length)

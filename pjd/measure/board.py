@@ -70,7 +70,7 @@ def boards(result: Result, image: int, grid: Grid) -> Tensor:
 
 def counts_of(result: Result, image: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens after each step, drafts tested and drafts accepted in it: int64 [steps, rows] each."""
-    steps, trace = int(result.steps[image]), result.trace
+    steps, trace = int(result.trace.steps[image]), result.trace
     counts = (trace.committed, trace.drafted, trace.accepted)
     committed, drafted, accepted = (count[:steps, image].long() for count in counts)
     return committed, drafted, accepted

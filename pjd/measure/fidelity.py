@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pjd.decoder.grids import check_one_grid, followed_by
 from pjd.decoder.mask import causal
 from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.sampling import guide
@@ -49,17 +49,9 @@ def teacher_forced(
         Embeddings, position ids and causal mask for
         :meth:`pjd.decoder.model.ImageModel.forward`, forced row-end tokens included.
     """
-    grid = model.grid
-    rows = tokens.unflatten(1, (grid.rows, grid.columns))
-    written = F.pad(rows, (0, grid.stride - grid.columns), value=model.vocabulary).flatten(1)
-    branches = len(prompt.mask) // len(tokens)
-    image = model.embed(written[:, :-1]).repeat(branches, 1, 1)
-    x = torch.cat([prompt.embeddings, image], dim=1)
-    mask = causal(F.pad(prompt.mask, (0, image.shape[1]), value=True), x.shape[1])
-    raster = torch.arange(image.shape[1], device=x.device).expand(len(x), -1)
-    after = model.image_positions(prompt.positions[:, -1:], raster)
-    positions = torch.cat([prompt.positions, after], dim=1)
-    return x, positions, mask
+    whole = followed_by(model, prompt, tokens)
+    x, mask, positions = (field[:, :-1] for field in whole)
+    return x, positions, causal(mask, x.shape[1])
 
 
 @torch.inference_mode()
@@ -89,7 +81,11 @@ def log_likelihood(
     Returns:
         Log-likelihood of each code in nats, float [images, R * C], and whether it is outside the
         ``top_k`` likeliest codes, bool [images, R * C] (all False for ``top_k`` 0).
+
+    Raises:
+        ParameterError: if the model has several grids.
     """
+    check_one_grid(model, "the likelihood")
     grid, nats, outside = model.grid, [], []
     # Forced row-end tokens are fed too, but they are certain: only codes have a likelihood.
     raster = torch.arange(grid.length, device=model.device)

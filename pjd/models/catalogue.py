@@ -20,6 +20,7 @@ FILES = {
         "preprocessor_config.json",
         "model.safetensors or pytorch_model.bin",
     ),
+    "glm_image": ("config.json", "tokenizer.json", "*.safetensors"),
     "emu3": ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors"),
     "janus": ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors"),
     "liquid": ("config.json", "tokenizer.json", "*.safetensors"),
@@ -43,11 +44,13 @@ LIQUID_SAMPLING: dict[str, float | int] = {
     "top_p": 0.96,
 }
 SIMPLEAR_SAMPLING: dict[str, float | int] = {"guidance": 6.0, "temperature": 1.0}
+GLM_IMAGE_SAMPLING: dict[str, float | int] = {"temperature": 0.9, "top_p": 0.75}
 IMAGEGPT_SAMPLING: dict[str, float | int] = {"temperature": 1.0, "top_k": 40}
 LLAMAGEN_CLASS_SAMPLING: dict[str, float | int] = {"guidance": 4.0, "top_k": 2000}
 LLAMAGEN_CAPTION_SAMPLING: dict[str, float | int] = {"guidance": 7.5, "top_k": 1000}
 """Defaults for options of :class:`pjd.decoder.config.DecodeConfig`, as in the official scripts
-(Janus: in transformers' too; ImageGPT: on its card). The adapters take them from here."""
+(Janus: in transformers' too; ImageGPT: on its card; GLM-Image: in its ``generation_config.json``).
+The adapters take them from here."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Checkpoint:
 
     Attributes:
         family: the module of :mod:`pjd.models` whose ``load(name, folder, ...)`` reads it.
-        rows: token rows R.
+        rows: token rows R, of the last grid where there are several.
         columns: codes C per row.
         context: context tokens c that the paper uses for a grid of this size: those of its main
             table at 48 columns, else a quarter of the columns, as in its figure 9.
@@ -71,6 +74,7 @@ class Checkpoint:
         dtype: of its arithmetic, unless another is asked for.
         images_together: images that are decoded together, unless another number is asked for.
         takes_prompts: whether a prompt says what its images show.
+        grids: of codes in one sequence; the last one is the image.
     """
 
     family: str
@@ -86,6 +90,7 @@ class Checkpoint:
     dtype: str = "bfloat16"
     images_together: int = 1
     takes_prompts: bool = True
+    grids: int = 1
 
     @property
     def takes_guidance(self) -> bool:
@@ -242,6 +247,14 @@ CATALOGUE = {
     ),
     "simplear-0.5b": simplear("0.5B", 0.5e9, 4),
     "simplear-1.5b": simplear("1.5B", 1.5e9, 6),
+    "glm-image": Checkpoint(
+        "glm_image",
+        *(32, 32, 8, 9e9, 20),
+        GLM_IMAGE_SAMPLING,
+        "MIT",
+        "huggingface.co/zai-org/GLM-Image",
+        grids=2,
+    ),
     "liquid-7b": Checkpoint(
         "liquid",
         *(32, 32, 8, 7e9, 18),

@@ -33,7 +33,7 @@ def course(result: Result, image: int, grid: Grid) -> tuple[np.ndarray, np.ndarr
     column = np.arange(result.trace.columns)
     done = column < committed[..., None]
     held = (column < (committed + drafted)[..., None]) & ~done
-    steps = int(result.steps[image])
+    steps = int(result.trace.steps[image])
     # The raster layout has positions of forced row-end tokens, which are not drawn.
     shape = (len(done), grid.rows, -1)
     done, held = (part.reshape(shape)[:steps, :, : grid.columns] for part in (done, held))

@@ -129,7 +129,7 @@ def iteration(result: Result, image: int, grid: Grid, step: int) -> Figure:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(14, 6), width_ratios=(1, 1.5), layout="constrained"
     )
-    draw_board(left, board, f"the board after step {step + 1} of {int(result.steps[image])}")
+    draw_board(left, board, f"the board after step {step + 1} of {int(result.trace.steps[image])}")
     draw_sight(right, sight(result, image, grid, step), board)
     right.set(
         title="its mask: a query per line; blue: a committed token, yellow: a draft of its own row",

@@ -34,7 +34,7 @@ def player(results: dict[str, Result], image: int, grid: Grid, start: int) -> st
         decoders.append(
             {
                 "label": label,
-                "steps": int(result.steps[image]),
+                "steps": int(result.trace.steps[image]),
                 "boards": base64.b64encode(states).decode(),
                 "picture": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
             }

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -31,12 +32,16 @@ class Part(NamedTuple):
     Attributes:
         images: PIL images.
         tokens: int64 [prompts, R * C].
+        previews: those of earlier grids.
+        steps: int64 [prompts].
         columns: tokens per row in the layout of the trace.
         trace: the arrays of a :class:`pjd.decoder.trace.Trace`, by name.
     """
 
     images: list[Any]
     tokens: np.ndarray
+    previews: list[np.ndarray]
+    steps: np.ndarray
     columns: int
     trace: dict[str, np.ndarray]
 
@@ -51,7 +56,14 @@ def one_batch(prompts: list[str], seed: int) -> Part:
     model, config = SHARED["model"], SHARED["config"]
     result = decode(model, prompts, config, batch_size=len(prompts), seeds=seeds)
     arrays = {k: v.numpy() for k, v in vars(result.trace).items() if isinstance(v, torch.Tensor)}
-    return Part(result.images, result.tokens.numpy(), result.trace.columns, arrays)
+    previews = [codes.numpy() for codes in result.previews]
+    steps, columns = result.steps.numpy(), result.trace.columns
+    return Part(result.images, result.tokens.numpy(), previews, steps, columns, arrays)
+
+
+def joined(arrays: Iterable[np.ndarray]) -> torch.Tensor:
+    """One tensor of arrays, one after the other."""
+    return torch.from_numpy(np.concatenate(list(arrays)))
 
 
 def decode_on_cores(
@@ -93,12 +105,12 @@ def decode_on_cores(
         batches = [pool.submit(one_batch, prompts[s : s + size], config.seed + s) for s in starts]
         told = f"{config.method}, batches of {size}"
         parts = [batch.result() for batch in tqdm(batches, desc=told)]
-    trace = Trace.join([part.restored() for part in parts])
     return Result(
         images=[image for part in parts for image in part.images],
-        tokens=torch.from_numpy(np.concatenate([part.tokens for part in parts])),
-        steps=trace.steps,
+        tokens=joined(part.tokens for part in parts),
+        steps=joined(part.steps for part in parts),
         seconds=time.perf_counter() - began,
-        trace=trace,
+        trace=Trace.join([part.restored() for part in parts]),
         config=config,
+        previews=tuple(joined(grid) for grid in zip(*(p.previews for p in parts), strict=True)),
     )

@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from pjd.api import Result
+from pjd.decoder.grids import check_one_grid, several_grids
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError, check_choice, check_integer, check_text
-from pjd.models.registry import DEVICES, check_dtype, choose_device, resolve
+from pjd.models.registry import DEVICES, check_dtype, choose_device, official, resolve
 from pjd.paths import PROVENANCE, ROOT, RUNS
 from pjd.pipeline.files import folder, write_json
 
@@ -57,6 +58,9 @@ def check_machine(model: str, batch_size: int, device: str, dtype: str | None) -
     check_choice("device", device, DEVICES)
     choose_device(device)
     resolve(model)
+    checkpoint = official(model)
+    if checkpoint is not None and checkpoint.grids > 1:
+        raise several_grids(model, "a run")
 
 
 def provenance(**more: Any) -> dict[str, Any]:
@@ -90,8 +94,9 @@ def save(
         model: the model that decoded it.
 
     Raises:
-        ParameterError: see :func:`run_folder`.
+        ParameterError: see :func:`run_folder`; or if the model has several grids.
     """
+    check_one_grid(model, "a saved run")
     grid = model.grid
     # The raster layout has positions for forced row-end tokens too.
     accepted, rejected = (

@@ -1,0 +1,81 @@
+"""Several grids in one sequence: to a later one, the earlier ones are a part of the prompt."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pjd.decoder.model import ImageModel, Prompt
+from pjd.errors import ParameterError
+
+
+def grids_of(model: ImageModel) -> list[ImageModel]:
+    """The models of all grids of the sequence that ends with ``model``'s, in their order."""
+    return [model] if model.before is None else [*grids_of(model.before), model]
+
+
+def tokens_of(model: ImageModel) -> int:
+    """Tokens of all grids together, forced row-end tokens counted: the number of AR's steps."""
+    return sum(one.grid.length for one in grids_of(model))
+
+
+def several_grids(model: str, what: str) -> ParameterError:
+    """The error of a model of several grids.
+
+    Args:
+        model: its name.
+        what: does not know them, such as "the audit".
+    """
+    allowed = f"must be a model of one grid: {what} knows nothing of the grids before the last"
+    return ParameterError("model", model, allowed)
+
+
+def check_one_grid(model: ImageModel, what: str) -> None:
+    """Refuse a model of several grids.
+
+    Args:
+        model: to look at.
+        what: does not know them, see :func:`several_grids`.
+
+    Raises:
+        ParameterError: if another grid comes before the model's own.
+    """
+    if model.before is not None:
+        raise several_grids(model.name, what)
+
+
+def followed_by(model: ImageModel, prompt: Prompt, tokens: Tensor) -> Prompt:
+    """The prompts, and the images that follow them: all that comes before the next grid.
+
+    Args:
+        model: of the images' grid.
+        prompt: encoded; all its branches get the same images.
+        tokens: codes int64 [images, R * C], on the model's device.
+
+    Returns:
+        Forced row-end tokens included.
+    """
+    grid = model.grid
+    rows = tokens.unflatten(1, (grid.rows, grid.columns))
+    written = F.pad(rows, (0, grid.stride - grid.columns), value=model.vocabulary).flatten(1)
+    branches = len(prompt.mask) // len(tokens)
+    image = model.embed(written).repeat(branches, 1, 1)
+    raster = torch.arange(grid.length, device=tokens.device).expand(len(prompt.mask), -1)
+    after = model.image_positions(prompt.positions[:, -1:], raster)
+    return Prompt(
+        torch.cat([prompt.embeddings, image], dim=1),
+        F.pad(prompt.mask, (0, grid.length), value=True),
+        torch.cat([prompt.positions, after], dim=1),
+    )
+
+
+def seeds_of_grid(seeds: Tensor, number: int) -> Tensor:
+    """Seeds of a grid's random numbers: with the same ones, grids would repeat each other's draws.
+
+    The first grid has the image's own seeds. Those of a later one differ from the seeds of all
+    images and grids, as long as no image's seed is beyond 2**60.
+
+    Args:
+        seeds: of the images, int64 [images], 0 to 2**62.
+        number: of the grid in the sequence, 0 to 3.
+    """
+    return seeds ^ (number << 60)
