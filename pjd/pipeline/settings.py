@@ -120,7 +120,8 @@ def choose(
         FileNotFoundError: if the setting is not prepared, or there is no file of prompts.
     """
     if setting is None:
-        model = model or "emoji"
+        model = "emoji" if model is None else model
+        check_text("model", model)
         source = prompts or ("emoji" if takes_prompts(model) else "none")
         return Chosen(model, read(source, 8 if images is None else images), options)
     check_text("setting", setting)
