@@ -11,11 +11,18 @@ from tqdm.auto import tqdm
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Decoded, Engine
-from pjd.decoder.grids import followed_by, grids_of, seeds_of_grid, tokens_of
+from pjd.decoder.grids import followed_by, grids_of, tokens_of
 from pjd.decoder.methods import configure
 from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.trace import Trace
-from pjd.errors import ParameterError, check_integer, check_list, check_prompts, shown
+from pjd.errors import (
+    ParameterError,
+    check_integer,
+    check_list,
+    check_prompts,
+    no_guidance,
+    shown,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,8 +61,7 @@ def check_fit(config: DecodeConfig, model: ImageModel) -> None:
     """
     check_integer("top_k", config.top_k, 0, model.vocabulary)
     if config.guided and not model.takes_guidance:
-        allowed = f"must be 1: {model.name} has no unconditional branch"
-        raise ParameterError("guidance", config.guidance, allowed)
+        raise no_guidance(model.name, config.guidance)
     # More rows than a small grid has are all of its rows.
     grids = [one.grid for one in grids_of(model)]
     if config.rows is not None:
@@ -196,7 +202,7 @@ def decode_grids(
             with torch.inference_mode():
                 prompt = followed_by(one.before, prompt, parts[-1].tokens)
             progress.next_grid()
-        parts.append(Engine(one, config, prompt, seeds_of_grid(seeds, number)).run(progress))
+        parts.append(Engine(one, config, prompt, seeds, number=number).run(progress))
     return parts
 
 

@@ -143,8 +143,7 @@ def generate(
 
     name = resolve(model).name if model == "emoji" else model
     flags = {"context": context, "window": window, "rows": rows, "seed": seed, "top_k": top_k}
-    drawn = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
-    drawn |= {"min_p": min_p}
+    drawn = {"guidance": guidance, "temperature": temperature, "top_p": top_p, "min_p": min_p}
     options = combine(flags, drawn, *map(parse_option, choices or []))
     # Wrong options fail here, before torch is imported and a model is loaded.
     config = configure_for(name, method, **options)

@@ -19,6 +19,11 @@ class ParameterError(ValueError):
         return _with_message, (type(self), *self.args)
 
 
+def no_guidance(model: str, scale: object) -> ParameterError:
+    """The error of a guidance scale other than 1 for a model without an unconditional branch."""
+    return ParameterError("guidance", scale, f"must be 1: {model} has no unconditional branch")
+
+
 class LogitsError(ValueError):
     """Logits that are no finite numbers: a model or options from which nothing can be drawn."""
 

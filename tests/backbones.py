@@ -1,5 +1,6 @@
 """Tiny random models on real transformers decoders, and plain references without our cache."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from pjd.api import Result, generate
 from pjd.decoder.grid import Grid
+from pjd.decoder.mask import causal
 from pjd.decoder.model import ImageModel
 from pjd.models.chameleon import VQ, Format, anole, assemble, lumina
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
@@ -196,6 +199,41 @@ def logits_by_column(
             for place in order.split(4)
         ]
     return torch.cat(parts, dim=1)[:, order.argsort()]
+
+
+@torch.no_grad()
+def check_logits_after_text(
+    model: DecoderModel, language: PreTrainedModel, tokens: list[int], text: int
+) -> None:
+    """Logits of a random image equal those of transformers' plain forward, in both orders.
+
+    Args:
+        model: that codes' tokens follow those of text in.
+        language: its transformer.
+        tokens: of the prompt "a cat".
+        text: how many tokens of text there are.
+    """
+    columns, draws = model.grid.columns, torch.Generator().manual_seed(1)
+    codes = torch.randint(model.vocabulary, (1, model.grid.n_codes), generator=draws)
+    whole = torch.cat([torch.tensor([tokens]), text + codes], dim=1)
+    expected = language(input_ids=whole).logits[..., text : text + model.vocabulary]
+    assert expected.abs().max() > 1
+    x = torch.cat([model.encode(["a cat"], guided=False).embeddings, model.embed(codes)], dim=1)
+    length = x.shape[1]
+    mask = causal(torch.ones(1, length).bool(), length)
+    raster = model.forward(x, torch.arange(length)[None], mask)
+    for logits in (raster, logits_by_column(model, x, mask, len(tokens), columns)):
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def exact_greedy(
+    model: ImageModel, prompts: list[str], **options: float
+) -> Iterator[tuple[str, Result]]:
+    """What exact decoders make at temperature 0: `pjd` that waits for whole rows is one."""
+    whole_rows = {"context": model.grid.columns}
+    exact = {"ar": {}, "sjd": {"window": 5}, "mc-sjd": {}, "jacobi": {}, "pjd": whole_rows}
+    for method, own in exact.items():
+        yield method, generate(model, prompts, method, temperature=0, **options, **own)
 
 
 def greedy(

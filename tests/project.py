@@ -35,6 +35,14 @@ def copy_of_the_project(folder: Path, profile: str | None = None) -> None:
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
 
 
+def project_with_data(tmp_path: Path, profile: str) -> Path:
+    """A folder with a copy of the project under ``profile``, its corpus and its small model."""
+    folder = tmp_path / "project"
+    copy_of_the_project(folder, profile)
+    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    return folder
+
+
 def overlay(folder: Path, values: dict) -> None:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))

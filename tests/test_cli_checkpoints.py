@@ -179,9 +179,12 @@ def test_an_index_that_says_nothing_is_named(name, weights, content):
 
 @pytest.mark.parametrize("name", ["janus-pro-1b", "emu3-gen", "lumina-mgpt-7b-768"])
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
-def test_files_that_are_json_but_of_another_kind_are_refused_in_one_line(name, weights, file):
+def test_files_that_are_json_but_of_another_kind_are_refused_in_one_line(
+    name, weights, file, tmp_path
+):
     (weights / name / file).write_text('{"version": [], "hidden_size": [], "vocabulary_map": 3}')
-    done = CliRunner().invoke(app, ["generate", "cat", "--model", name, "--top-k", "5"])
+    arguments = ["generate", "cat", "--model", name, "--top-k", "5", "-o", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, ValueError), repr(done.exception)
     assert str(weights / name) in str(done.exception) and "\n" not in str(done.exception)
 

@@ -14,7 +14,7 @@ from pjd.api import generate
 from pjd.decoder.mask import causal
 from pjd.decoder.methods import PRESETS
 from pjd.models import emu3
-from tests.backbones import BASE, logits_by_column
+from tests.backbones import BASE, exact_greedy, logits_by_column
 
 ROWS, COLUMNS, CODES = 3, 4, 20
 NAMES = [emu3.BEGIN, emu3.IMAGE, emu3.START, emu3.ROW_END, *emu3.IMAGE_END, "<|extra_204|>"]
@@ -86,10 +86,7 @@ def test_greedy_decoding_equals_its_own_generate(language):
     expected = torch.cat([codes_of(language, tokens) for tokens in own])
     assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
     model = emu3.assemble("tiny", language, prompt, ROWS, COLUMNS)
-    exact = {"ar": {}, "sjd": {"window": 5}, "jacobi": {}, "pjd": {"context": COLUMNS}}
-    for method, options in exact.items():
-        options = {"temperature": 0, "guidance": 3.0, "top_k": 0, **options}
-        result = generate(model, PROMPTS, method, **options)
+    for method, result in exact_greedy(model, PROMPTS, guidance=3.0, top_k=0):
         assert torch.equal(result.tokens, expected), method
     image = language.decode_image_tokens(image_tokens=own[0][:, -18:], height=ROWS, width=COLUMNS)
     wanted = ((image[0].permute(1, 2, 0) + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)

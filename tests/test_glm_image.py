@@ -22,7 +22,7 @@ from pjd.measure.fidelity import teacher_forced
 from pjd.models import glm_image
 from pjd.models.catalogue import CATALOGUE
 from pjd.pipeline.runs import check_machine
-from tests.backbones import BASE, logits_by_column
+from tests.backbones import BASE, exact_greedy, logits_by_column
 
 SIDE, PREVIEW, CODES, VISION = 6, 3, 20, 24
 BEGIN, END = CODES, CODES + 1
@@ -95,9 +95,7 @@ def test_greedy_decoding_equals_transformers_own_generate_in_both_grids(language
     small, large = expected.split([SMALL, LARGE], dim=1)
     assert len(large.unique()) > 3 and not torch.equal(large[0], large[1])
     model = tiny(language)
-    exact = {"ar": {}, "sjd": {"window": 5}, "mc-sjd": {}, "jacobi": {}, "pjd": {"context": SIDE}}
-    for method, options in exact.items():
-        result = generate(model, PROMPTS, method, temperature=0, **options)
+    for method, result in exact_greedy(model, PROMPTS):
         assert torch.equal(result.previews[0], small), method
         assert torch.equal(result.tokens, large), method
 

@@ -19,7 +19,7 @@ from pjd.measure.fidelity import log_likelihood
 from pjd.models.transformers_decoder import DecoderModel, code_head
 from pjd.pipeline.processes import decode_on_cores
 from pjd.pipeline.runs import save
-from tests.backbones import Tiles, plain_logits, sequence, tiny_llama
+from tests.backbones import Tiles, exact_greedy, plain_logits, sequence, tiny_llama
 
 PROMPTS = ["cat", "red dog of an cat"]
 SMALL, LARGE = 2 * 3, 4 * 5
@@ -75,9 +75,7 @@ def test_greedy_decoding_equals_plain_transformers_in_both_grids(row_end):
     expected = [greedy(model, language, text, 2.0) for text in PROMPTS]
     small, large = (torch.stack(grid) for grid in zip(*expected, strict=True))
     assert len(large.unique()) > 3
-    exact = {"ar": {}, "sjd": {"window": 4}, "mc-sjd": {}, "jacobi": {}, "pjd": {"context": 5}}
-    for method, options in exact.items():
-        result = generate(model, PROMPTS, method, temperature=0, guidance=2.0, **options)
+    for method, result in exact_greedy(model, PROMPTS, guidance=2.0):
         assert torch.equal(result.previews[0], small), method
         assert torch.equal(result.tokens, large), method
 
@@ -136,13 +134,17 @@ def test_each_grid_is_drawn_with_its_own_seeds(model, monkeypatch):
     made: list[Engine] = []
 
     class Kept(Engine):
-        def __init__(self, *parts):
-            super().__init__(*parts)
+        def __init__(self, *parts, **options):
+            super().__init__(*parts, **options)
             made.append(self)
 
     monkeypatch.setattr("pjd.api.Engine", Kept)
     generate(model, PROMPTS, "ar", seed=5)
-    assert [engine.seeds.tolist() for engine in made] == [[5, 6], [5 + 2**60, 6 + 2**60]]
+    # An error names the image's seed, whichever grid fails.
+    assert [engine.seeds.tolist() for engine in made] == [[5, 6], [5, 6]]
+    apart = [engine.initial_state().streams for engine in made]
+    assert not torch.equal(*apart)
+    assert torch.equal(made[1].initial_state().streams, streams(torch.tensor([[5], [6]]) ^ 2**60))
     # The later grid has the prompt, the preview and itself in its cache.
     first, second = made
     assert second.slots.total - first.slots.total == model.grid.length + second.slots.n_lanes - (

@@ -15,7 +15,7 @@ from pjd.decoder.methods import PRESETS
 from pjd.measure.fidelity import log_likelihood
 from pjd.models import imagegpt
 from pjd.models.catalogue import CATALOGUE
-from tests.backbones import logits_by_column
+from tests.backbones import exact_greedy, logits_by_column
 
 SIDE, CODES = 4, 48
 SIZES = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": SIDE**2, "vocab_size": CODES + 1}
@@ -71,9 +71,7 @@ def test_greedy_decoding_equals_its_own_generate(language, model):
     begin = torch.full((1, 1), CODES)
     expected = language.generate(begin, max_length=SIDE**2 + 1, do_sample=False)[:, 1:]
     assert len(expected.unique()) > 2
-    exact = {"ar": {}, "sjd": {"window": 5}, "jacobi": {}, "mc-sjd": {}, "pjd": {"context": SIDE}}
-    for method, options in exact.items():
-        result = generate(model, [""], method, temperature=0, **options)
+    for method, result in exact_greedy(model, [""]):
         assert torch.equal(result.tokens, expected), method
 
 

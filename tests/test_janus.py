@@ -20,7 +20,7 @@ from pjd.decoder.mask import causal
 from pjd.decoder.methods import PRESETS
 from pjd.models import janus
 from pjd.models.catalogue import CATALOGUE
-from tests.backbones import BASE, logits_by_column
+from tests.backbones import BASE, exact_greedy, logits_by_column
 
 SIDE, CODES = 4, 64
 BEGIN, IMAGE, PAD = 40, 41, 42
@@ -93,9 +93,7 @@ def test_greedy_decoding_equals_its_own_generate(language):
     expected = own_generation(language, 3.0)
     assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
     model = janus.assemble("tiny", language, prompt)
-    exact = {"ar": {}, "sjd": {"window": 5}, "jacobi": {}, "mc-sjd": {}, "pjd": {"context": SIDE}}
-    for method, options in exact.items():
-        result = generate(model, PROMPTS, method, temperature=0, guidance=3.0, **options)
+    for method, result in exact_greedy(model, PROMPTS, guidance=3.0):
         assert torch.equal(result.tokens, expected), method
     pictures = language.decode_image_tokens(expected)
     # The arithmetic of the official script: an assignment to bytes cuts fractions off.

@@ -12,13 +12,18 @@ from torch import Tensor
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
 from pjd.api import generate
-from pjd.decoder.mask import causal
 from pjd.decoder.methods import PRESETS
 from pjd.models import liquid
 from pjd.models.catalogue import CATALOGUE
 from pjd.models.chameleon import VQ
 from pjd.models.chameleon_vq import ChameleonVQ
-from tests.backbones import BASE, CODES, chameleon_config, logits_by_column
+from tests.backbones import (
+    BASE,
+    CODES,
+    chameleon_config,
+    check_logits_after_text,
+    exact_greedy,
+)
 
 SIDE = 4
 NAMES = ["a", "red", "fox", "cat", "Generate", "?", liquid.BEGIN, "<pad>", "<eos>"]
@@ -84,27 +89,13 @@ def test_greedy_decoding_equals_the_official_loop(language, vq):
     expected = official(language)
     assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
     model = tiny(language, vq)
-    off = {"temperature": 0, "guidance": GUIDANCE, "top_k": 0, "top_p": 1.0}
-    exact = {"ar": {}, "sjd": {"window": 5}, "mc-sjd": {}, "jacobi": {}, "pjd": {"context": SIDE}}
-    for method, options in exact.items():
-        result = generate(model, PROMPTS, method, **off, **options)
+    for method, result in exact_greedy(model, PROMPTS, guidance=GUIDANCE, top_k=0, top_p=1.0):
         assert torch.equal(result.tokens, expected), method
 
 
-@torch.no_grad()
 def test_logits_equal_the_plain_forward(language, vq):
     model = tiny(language, vq)
-    codes = torch.randint(CODES, (1, SIDE * SIDE), generator=torch.Generator().manual_seed(1))
-    tokens = torch.tensor([prompt("a cat", True)])
-    everything = language(input_ids=torch.cat([tokens, TEXT + codes], dim=1)).logits
-    expected = everything[..., TEXT : TEXT + CODES]
-    assert expected.abs().max() > 1
-    x = torch.cat([model.encode(["a cat"], guided=False).embeddings, model.embed(codes)], dim=1)
-    length = x.shape[1]
-    mask = causal(torch.ones(1, length).bool(), length)
-    raster = model.forward(x, torch.arange(length)[None], mask)
-    for logits in (raster, logits_by_column(model, x, mask, tokens.shape[1], SIDE)):
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    check_logits_after_text(model, language, prompt("a cat", True), TEXT)
     assert model.cache(1, 3).keys[0].shape[-1] == 12
 
 

@@ -24,7 +24,7 @@ from pjd.models.catalogue import CATALOGUE
 from pjd.models.llamagen import LlamaGen
 from pjd.models.llamagen_vq import LlamaGenVQ
 from pjd.models.registry import load
-from tests.backbones import logits_by_column
+from tests.backbones import exact_greedy, logits_by_column
 
 DIM, LAYERS, HEADS, GRID, CODES = 16, 2, 2, 4, 13
 FORWARD = 256  # of the smallest width that the original rounds up to
@@ -154,9 +154,7 @@ def test_greedy_ar_equals_a_plain_loop(case):
         expected.append(codes)
     expected = torch.tensor(expected)
     assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
-    exact = {"ar": {}, "sjd": {"window": 5}, "jacobi": {}, "mc-sjd": {}, "pjd": {"context": GRID}}
-    for method, options in exact.items():
-        result = generate(model, prompts, method, temperature=0, guidance=3, **options)
+    for method, result in exact_greedy(model, prompts, guidance=3):
         assert torch.equal(result.tokens, expected), method
 
 

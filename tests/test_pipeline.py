@@ -19,7 +19,14 @@ from pjd.pipeline.notebook import NotebookError, read_words
 from pjd.pipeline.notebook import run as run_notebook
 from pjd.pipeline.params import shipped
 from pjd.pipeline.settings import SAMPLING, choose
-from tests.project import commands, copy_of_the_project, dvc, overlay, shell
+from tests.project import (
+    commands,
+    copy_of_the_project,
+    dvc,
+    overlay,
+    project_with_data,
+    shell,
+)
 
 
 def stages(folder: Path = ROOT) -> dict[str, str]:
@@ -131,9 +138,7 @@ def test_runs_that_ship_are_those_that_the_pipeline_would_make(tmp_path):
 
 @pytest.mark.slow
 def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
-    folder = tmp_path / "project"
-    copy_of_the_project(folder, "smoke")
-    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    folder = project_with_data(tmp_path, "smoke")
     done = shell(folder, "python -m pjd.pipeline.reproduce --everything")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert (folder / "reports" / "first_pictures.png").stat().st_size > 10_000
@@ -155,7 +160,11 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
         assert (folder / "figures" / name / f"{name}.png").stat().st_size > 10_000
 
     assert "up to date" in dvc(folder, "repro", "report")
-    # Another value: the run, what was measured on it, the table; figures are drawn anew.
+    # Another value: the run, what was measured on it, the table; figures are drawn anew. One of
+    # them is enough from here on.
+    figure = "fig06_context_tokens"
+    planned["figures"] = {figure: planned["figures"][figure]}
+    overlay(folder, planned)
     git = ["git", "-c", "user.name=pjd", "-c", "user.email=pjd@example.org"]
     subprocess.run([*git, "add", "--all"], cwd=folder, check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "Run"], cwd=folder, check=True)
@@ -174,9 +183,7 @@ def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_out_of_date_is_what_depends_on_an_edit(tmp_path):
-    folder = tmp_path / "project"
-    copy_of_the_project(folder, "smoke")
-    dvc(folder, "pull", "data.dvc", "train@emoji-64")
+    folder = project_with_data(tmp_path, "smoke")
     prompts = folder / "prompts.txt"
     prompts.write_text("cat face, noto, on teal\nnerd face, noto, on pink\n")
     values = yaml.safe_load((folder / "params.yaml").read_text())

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pjd.api import generate
-from pjd.decoder.mask import causal
 from pjd.decoder.methods import PRESETS
 from pjd.models import simplear
 from pjd.models.catalogue import CATALOGUE
-from tests.backbones import BASE, logits_by_column
+from tests.backbones import BASE, check_logits_after_text, exact_greedy
 
 SIDE, LEVELS, CODES = 4, (3, 2, 2), 12
 NAMES = ["a", "red", "fox", "cat", "of", "An", "A", "image", "?", simplear.BEGIN, simplear.IMAGE]
@@ -99,26 +98,12 @@ def test_greedy_decoding_equals_the_official_loop(language, tie):
     expected = torch.cat([official(language, text) for text in PROMPTS])
     assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
     model = tiny(language)
-    exact = {"ar": {}, "sjd": {"window": 5}, "mc-sjd": {}, "jacobi": {}, "pjd": {"context": SIDE}}
-    for method, options in exact.items():
-        result = generate(model, PROMPTS, method, temperature=0, guidance=GUIDANCE, **options)
+    for method, result in exact_greedy(model, PROMPTS, guidance=GUIDANCE):
         assert torch.equal(result.tokens, expected), method
 
 
-@torch.no_grad()
 def test_logits_equal_the_plain_forward(language, tie):
-    model = tiny(language)
-    codes = torch.randint(CODES, (1, SIDE * SIDE), generator=torch.Generator().manual_seed(1))
-    tokens = torch.tensor([prompt("a cat", True)])
-    everything = language(input_ids=torch.cat([tokens, TEXT + codes], dim=1)).logits
-    expected = everything[..., TEXT : TEXT + CODES]
-    assert expected.abs().max() > 1
-    x = torch.cat([model.encode(["a cat"], guided=False).embeddings, model.embed(codes)], dim=1)
-    length = x.shape[1]
-    mask = causal(torch.ones(1, length).bool(), length)
-    raster = model.forward(x, torch.arange(length)[None], mask)
-    for logits in (raster, logits_by_column(model, x, mask, tokens.shape[1], SIDE)):
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    check_logits_after_text(tiny(language), language, prompt("a cat", True), TEXT)
 
 
 def test_every_preset_runs(language):

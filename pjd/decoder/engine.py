@@ -19,6 +19,7 @@ from pjd.decoder.compiled import Compiled, uncompiled
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.drafts import Windows, draft
 from pjd.decoder.grid import RowLayout
+from pjd.decoder.grids import seeds_of_grid
 from pjd.decoder.inputs import Inputs, prefill_inputs, step_inputs
 from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.noise import Noise, verification_noise
@@ -71,6 +72,7 @@ class Engine:
         prompt: encoded, one per image; with guidance twice as many, conditional ones first.
         seeds: int64 [batch], one per image.
         static: see :class:`pjd.decoder.shapes.Shapes`; None: on all devices but a CPU.
+        number: of the grid in its sequence, see :func:`pjd.decoder.grids.seeds_of_grid`.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class Engine:
         prompt: Prompt,
         seeds: Tensor,
         static: bool | None = None,
+        number: int = 0,
     ) -> None:
         """Allocate everything that the loop uses."""
         self.model, self.config, self.prompt = model, config, prompt
-        self.seeds = seeds.to(model.device)
+        self.seeds, self.number = seeds.to(model.device), number
         self.layout = RowLayout.of(model.grid, config, model.vocabulary)
         n_lanes = lanes_needed(self.layout.rows, config.rows)
         self.slots = SlotMap(n_lanes, prompt.mask.shape[1], model.grid.length)
@@ -97,7 +100,8 @@ class Engine:
 
     def initial_state(self) -> State:
         """The state before the first iteration."""
-        return State.initial(self.layout, self.seeds, self.slots.n_lanes, self.config.window)
+        seeds = seeds_of_grid(self.seeds, self.number)
+        return State.initial(self.layout, seeds, self.slots.n_lanes, self.config.window)
 
     def empty_trace(self) -> Trace:
         """A record that all iterations fit in."""
@@ -231,5 +235,5 @@ class Engine:
     def now(self) -> float:
         """Seconds on a clock, once the device is idle."""
         if self.model.device.type != "cpu":
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(self.model.device)
         return time.perf_counter()

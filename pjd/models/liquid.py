@@ -17,13 +17,12 @@ from pjd.models.chameleon_vq import ChameleonVQ
 from pjd.models.checkpoint import read, require
 from pjd.models.transformers_decoder import (
     DecoderModel,
-    code_head,
     exact_rotary,
     load_language,
     read_config,
     read_vocabulary,
     tied,
-    tokens_after_text,
+    with_codes_after_text,
 )
 
 SIDE = 32
@@ -70,21 +69,9 @@ def assemble(
     Raises:
         ValueError: if the transformer has too few tokens.
     """
-    language.model.set_attn_implementation("sdpa")
-    vectors = vq.quantize.embedding.weight.detach()
-    tokens = tokens_after_text(text, len(vectors), language.config, name)
-    tokens = tokens.to(language.device)
-    return DecoderModel(
-        name=name,
-        backbone=language.model,
-        grid=Grid(side, side),
-        tokens=tokens,
-        head=code_head(language.lm_head, tokens),
-        prompt=prompt,
-        pixels=vq,
-        codebook=F.normalize(vectors, dim=-1),
-        sampling=SAMPLING,
-    )
+    vectors = F.normalize(vq.quantize.embedding.weight.detach(), dim=-1)
+    grid = Grid(side, side)
+    return with_codes_after_text(name, language, text, grid, prompt, vq, vectors, SAMPLING)
 
 
 def load(

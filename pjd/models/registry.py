@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import configure
-from pjd.errors import ParameterError, check_choice
+from pjd.errors import ParameterError, check_choice, no_guidance
 from pjd.models.catalogue import CATALOGUE, Checkpoint, converted
 from pjd.models.files import check_file, faults, identity, read_json
 from pjd.paths import WEIGHTS
@@ -98,8 +98,7 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
     given = {key: value for key, value in options.items() if value is not None}
     checkpoint = official(name)
     if checkpoint is not None and not checkpoint.takes_guidance and given.get("guidance", 1) != 1:
-        allowed = f"must be 1: {name} has no unconditional branch"
-        raise ParameterError("guidance", given["guidance"], allowed)
+        raise no_guidance(name, given["guidance"])
     return configure(method, columns=columns_of(name), **{**default_sampling(name), **given})
 
 

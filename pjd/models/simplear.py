@@ -21,13 +21,12 @@ from pjd.models.files import check_file
 from pjd.models.pixels import nearest
 from pjd.models.transformers_decoder import (
     DecoderModel,
-    code_head,
     exact_rotary,
     load_language,
     read_config,
     read_vocabulary,
     tied,
-    tokens_after_text,
+    with_codes_after_text,
 )
 
 SIDE = 64
@@ -133,21 +132,8 @@ def assemble(
     Raises:
         ValueError: if the transformer has too few tokens.
     """
-    language.model.set_attn_implementation("sdpa")
-    vectors = code_vectors(levels)
-    tokens = tokens_after_text(text, len(vectors), language.config, name)
-    tokens = tokens.to(language.device)
-    return DecoderModel(
-        name=name,
-        backbone=language.model,
-        grid=Grid(side, side),
-        tokens=tokens,
-        head=code_head(language.lm_head, tokens),
-        prompt=prompt,
-        pixels=pixels,
-        codebook=vectors,
-        sampling=SAMPLING,
-    )
+    vectors, grid = code_vectors(levels), Grid(side, side)
+    return with_codes_after_text(name, language, text, grid, prompt, pixels, vectors, SAMPLING)
 
 
 def load(

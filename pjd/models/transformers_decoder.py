@@ -78,24 +78,6 @@ def read_vocabulary(path: Path, names: tuple[str, ...]) -> tuple[Callable[[str],
     return text_tokens, len(words)
 
 
-def tokens_after_text(text: int, codes: int, config: PretrainedConfig, source: str) -> Tensor:
-    """The token of each code, int64 [codes], where the codes follow the tokens of text.
-
-    Args:
-        text: tokens of text, which is the length of the tokenizer.
-        codes: how many there are.
-        config: of the transformer.
-        source: how an error names the checkpoint.
-
-    Raises:
-        ValueError: if the transformer has fewer tokens than that.
-    """
-    if config.vocab_size < text + codes:
-        needed = f"{text} tokens of its tokenizer and {codes} codes"
-        raise ValueError(f"{source}: vocab_size = {config.vocab_size}: has no room for {needed}")
-    return torch.arange(text, text + codes)
-
-
 class DecoderCache(Cache):
     """A slot cache behind the interface of transformers.
 
@@ -370,6 +352,43 @@ class DecoderModel(ModelDefaults):
         """Pixels of the codes, image by image: a large image's activations take gigabytes."""
         codes = tokens.unflatten(1, (self.grid.rows, self.grid.columns))
         return torch.cat([self.pixels(image) for image in codes.split(1)])
+
+
+def with_codes_after_text(
+    name: str,
+    language: Any,
+    text: int,
+    grid: Grid,
+    prompt: Callable[[str, bool], list[int]] | None,
+    pixels: nn.Module,
+    codebook: Tensor,
+    sampling: dict[str, float | int],
+) -> DecoderModel:
+    """A model of one vocabulary, in which the codes' tokens follow those of text.
+
+    Args:
+        name: for labels.
+        language: a transformers model with ``model`` and ``lm_head``.
+        text: tokens of text, which is the length of the tokenizer.
+        grid: see :class:`DecoderModel`.
+        prompt: see :class:`DecoderModel`.
+        pixels: see :class:`DecoderModel`.
+        codebook: unit vectors of the codes, float [vocabulary, width].
+        sampling: see :class:`DecoderModel`.
+
+    Raises:
+        ValueError: if the transformer has fewer tokens than text and codes need.
+    """
+    language.model.set_attn_implementation("sdpa")
+    codes, room = len(codebook), language.config.vocab_size
+    if room < text + codes:
+        needed = f"{text} tokens of its tokenizer and {codes} codes"
+        raise ValueError(f"{name}: vocab_size = {room}: has no room for {needed}")
+    tokens = torch.arange(text, text + codes, device=language.device)
+    head = code_head(language.lm_head, tokens)
+    return DecoderModel(
+        name, language.model, grid, tokens, head, prompt, pixels, codebook, sampling
+    )
 
 
 @dataclass(frozen=True)
