@@ -123,6 +123,20 @@ def test_a_checkpoint_of_each_family_takes_any_caption(name, weights, tmp_path):
             assert image.width > 4
 
 
+@pytest.mark.parametrize("name", ["lumina-mgpt-2-7b"])
+def test_an_image_decoder_in_a_torch_file_may_be_converted_and_then_goes(name, weights, tmp_path):
+    file = weights / "movqgan" / "movqgan_270M.ckpt"
+    convert = ["convert", str(file), str(file.with_suffix(".safetensors"))]
+    arguments = ["compare", *PROMPTS[1:], "--model", name, "--context", "2", "--top-k", "5"]
+    arguments += ["--methods", "ar,jacobi,pjd", "--guidance", "9", "-o", str(tmp_path / "out")]
+    for command in (convert, arguments):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        file.unlink(missing_ok=True)
+    assert (tmp_path / "out" / "comparison.png").exists()
+    assert on_disk(name) == "yes"
+
+
 def on_disk(name: str) -> str:
     """What `pjd models` says of a checkpoint."""
     lines = CliRunner().invoke(app, ["models"]).stdout.splitlines()
@@ -190,7 +204,7 @@ def test_an_index_that_says_nothing_is_named(name, weights, content):
     assert on_disk(name) == "damaged"
 
 
-@pytest.mark.parametrize("name", ["janus-pro-1b", "emu3-gen", "lumina-mgpt-7b-768"])
+@pytest.mark.parametrize("name", ["janus-pro-1b", "emu3-gen", "lumina-mgpt-7b-768", NAMES[-1]])
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
 def test_files_that_are_json_but_of_another_kind_are_refused_in_one_line(name, weights, file):
     (weights / name / file).write_text('{"version": [], "hidden_size": [], "vocabulary_map": 3}')

@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from pjd.models.files import faults, shards
@@ -162,9 +162,10 @@ def matching(folder: Path, names: str) -> list[Path]:
         names: alternatives.
     """
     for name in names.split(" or "):
-        found = sorted(glob(name, root_dir=folder))
+        # A folder may be a link, and what is beside it is beside the link.
+        found = sorted(glob(os.path.normpath(f"{escape(str(folder))}/{name}")))
         if found:
-            return [Path(os.path.normpath(folder / file)) for file in found]
+            return [Path(file) for file in found]
     return []
 
 
