@@ -1,6 +1,7 @@
 """Lumina-mGPT 2.0, against transformers' Chameleon and a loop that follows the official script."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ChameleonConfig, ChameleonForConditionalGeneration
 
-from pjd.api import generate
+from pjd.api import decode, generate
 from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
-from pjd.decoder.methods import PRESETS
+from pjd.decoder.methods import PRESETS, configure
+from pjd.measure.audit import audit
 from pjd.models import lumina_mgpt_2 as lumina
 from pjd.models.catalogue import CATALOGUE, INDEX
 from pjd.models.movq import MoVQ
@@ -155,6 +157,16 @@ def test_every_preset_runs(language, movq):
         result = generate(model, PROMPTS, method, guidance=9.0, top_k=5)
         assert result.tokens.max() < CODES
         assert result.images[0].size == (8 * COLUMNS, 8 * ROWS)
+
+
+def test_an_audit_sees_the_guidance_that_codes_were_drawn_with(language, movq):
+    model, seeds = tiny(language, movq), torch.arange(len(PROMPTS))
+    for method, redraft in (("jacobi", None), ("ar", "gumbel")):
+        config = configure(method, guidance=GUIDANCE, **({"redraft": redraft} if redraft else {}))
+        drawn = decode(model, PROMPTS, config)
+        assert audit(model, PROMPTS, drawn.tokens, seeds, config).summary()["equal"] == 1
+    other = replace(config, guidance=4.0)
+    assert audit(model, PROMPTS, drawn.tokens, seeds, other).summary()["equal"] < 1
 
 
 @pytest.fixture
