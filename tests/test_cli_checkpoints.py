@@ -22,24 +22,34 @@ from pjd.models import (
     janus,
     liquid,
     llamagen_official,
+    lumina_mgpt_2,
     simplear,
 )
 from pjd.models.catalogue import CATALOGUE, INDEX
 from pjd.models.chameleon import VQ
-from tests import test_emu3, test_glm_image, test_janus, test_liquid, test_simplear
+from tests import (
+    test_emu3,
+    test_glm_image,
+    test_janus,
+    test_liquid,
+    test_lumina_mgpt_2,
+    test_simplear,
+)
 from tests.backbones import ANOLE, LUMINA, save_checkpoint, tiny_chameleon
 from tests.test_llamagen_official import DIM, GRID, HEADS, LAYERS, Tiny, tiny_vq
 from tests.test_llamagen_official import weights as llamagen_weights
 
 PROMPTS = ["cat " * 500, "🐈‍⬛ cat", "قطة حمراء", "a red\n\ncat"]
 NAMES = ["lumina-mgpt-7b-768", "anole-7b", "janus-pro-1b", "emu3-gen", "llamagen-t2i-xl-256"]
-NAMES += ["liquid-7b", "simplear-0.5b", "glm-image"]
+NAMES += ["liquid-7b", "simplear-0.5b", "glm-image", "lumina-mgpt-2-7b"]
 
 janus_language, janus_folder = test_janus.language, test_janus.folder
 emu3_language, emu3_folder = test_emu3.language, test_emu3.folder
 liquid_language, liquid_folder, vq = test_liquid.language, test_liquid.folder, test_liquid.vq
 simplear_language, simplear_folder = test_simplear.language, test_simplear.folder
 glm_image_language, glm_image_folder = test_glm_image.language, test_glm_image.folder
+lumina_mgpt_2_language, movq = test_lumina_mgpt_2.language, test_lumina_mgpt_2.movq
+lumina_mgpt_2_folder = test_lumina_mgpt_2.folder
 
 
 @pytest.fixture
@@ -90,9 +100,12 @@ def weights(name, request, tmp_path_factory, monkeypatch) -> Path:
         folder = request.getfixturevalue(f"{family}_folder")
         (where / name).symlink_to(folder)
         for part in CATALOGUE[name].beside.values():
+            (where / part).parent.mkdir(exist_ok=True)
             (where / part).symlink_to(folder.parent / part)
     for module in ("paths", "models.registry", "doctor", "console"):
         monkeypatch.setattr(f"pjd.{module}.WEIGHTS", where)
+    # No model is too large for it.
+    monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [1000.0])
     monkeypatch.setenv("COLUMNS", "200")
     return where
 
@@ -108,6 +121,20 @@ def test_a_checkpoint_of_each_family_takes_any_caption(name, weights, tmp_path):
     for path in output.iterdir():
         with Image.open(path) as image:
             assert image.width > 4
+
+
+@pytest.mark.parametrize("name", ["lumina-mgpt-2-7b"])
+def test_an_image_decoder_in_a_torch_file_may_be_converted_and_then_goes(name, weights, tmp_path):
+    file = weights / "movqgan" / "movqgan_270M.ckpt"
+    convert = ["convert", str(file), str(file.with_suffix(".safetensors"))]
+    arguments = ["compare", *PROMPTS[1:], "--model", name, "--context", "2", "--top-k", "5"]
+    arguments += ["--methods", "ar,jacobi,pjd", "--guidance", "9", "-o", str(tmp_path / "out")]
+    for command in (convert, arguments):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        file.unlink(missing_ok=True)
+    assert (tmp_path / "out" / "comparison.png").exists()
+    assert on_disk(name) == "yes"
 
 
 def on_disk(name: str) -> str:
@@ -177,7 +204,7 @@ def test_an_index_that_says_nothing_is_named(name, weights, content):
     assert on_disk(name) == "damaged"
 
 
-@pytest.mark.parametrize("name", ["janus-pro-1b", "emu3-gen", "lumina-mgpt-7b-768"])
+@pytest.mark.parametrize("name", ["janus-pro-1b", "emu3-gen", "lumina-mgpt-7b-768", NAMES[-1]])
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
 def test_files_that_are_json_but_of_another_kind_are_refused_in_one_line(
     name, weights, file, tmp_path
@@ -223,6 +250,7 @@ def test_the_catalogue_has_the_defaults_of_the_families():
         "imagegpt": imagegpt.IMAGEGPT_SAMPLING,
         "janus": janus.SAMPLING,
         "liquid": liquid.SAMPLING,
+        "lumina_mgpt_2": lumina_mgpt_2.SAMPLING,
         "simplear": simplear.SAMPLING,
     }
     for name, official in CATALOGUE.items():

@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from pjd.models.files import faults, shards
@@ -25,6 +25,7 @@ FILES = {
     "janus": ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors"),
     "liquid": ("config.json", "tokenizer.json", "*.safetensors"),
     "llamagen_official": ("?2i_*.safetensors or ?2i_*.pt",),
+    "lumina_mgpt_2": ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors"),
     "simplear": ("config.json", "tokenizer.json", "*.safetensors"),
     "anole-7b": ("*.safetensors",),
     "cosmos-dv8x16x16": ("decoder.jit",),
@@ -34,6 +35,11 @@ FILES = {
 checkpoint must have, by folder. They are patterns; of "A or B" one is enough, and A is taken."""
 
 LUMINA_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2000}
+LUMINA_MGPT_2_SAMPLING: dict[str, float | int] = {
+    "guidance": 4.0,
+    "temperature": 1.0,
+    "top_k": 4096,
+}
 ANOLE_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 0.7, "top_p": 0.9}
 JANUS_SAMPLING: dict[str, float | int] = {"guidance": 5.0, "temperature": 1.0}
 EMU3_SAMPLING: dict[str, float | int] = {"guidance": 3.0, "temperature": 1.0, "top_k": 2048}
@@ -156,9 +162,10 @@ def matching(folder: Path, names: str) -> list[Path]:
         names: alternatives.
     """
     for name in names.split(" or "):
-        found = sorted(glob(name, root_dir=folder))
+        # A folder may be a link, and what is beside it is beside the link.
+        found = sorted(glob(os.path.normpath(f"{escape(str(folder))}/{name}")))
         if found:
-            return [Path(os.path.normpath(folder / file)) for file in found]
+            return [Path(file) for file in found]
     return []
 
 
@@ -229,6 +236,14 @@ CATALOGUE = {
     "lumina-mgpt-7b-512": lumina(32, 8, 16),
     "lumina-mgpt-7b-768": lumina(48, 11, 17),
     "lumina-mgpt-7b-1024": lumina(64, 16, 20),
+    "lumina-mgpt-2-7b": Checkpoint(
+        "lumina_mgpt_2",
+        *(96, 96, 24, 7e9, 30),
+        LUMINA_MGPT_2_SAMPLING,
+        "Apache-2.0",
+        "huggingface.co/Alpha-VLLM/Lumina-mGPT-2.0",
+        {"vq": "movqgan/movqgan_270M.ckpt"},
+    ),
     "anole-7b": Checkpoint(
         "chameleon",
         *(32, 32, 8, 7e9, 16),

@@ -4,7 +4,8 @@ transformers has only the encoder. Parameter names are those of the original che
 Anole repository has below ``model.vqmodel``. Sizes come from ``ChameleonVQVAEConfig``.
 """
 
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import pairwise, zip_longest
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,39 +22,44 @@ def normalisation(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
+Normalisation = Callable[[int], nn.Module]
+"""From a number of channels to their normalisation. What it takes beside its input, its condition,
+is handed on by all blocks; here there is none."""
+
+
 class ResidualBlock(nn.Module):
     """Two normalised 3x3 convolutions around a residual path."""
 
-    def __init__(self, inputs: int, channels: int) -> None:
+    def __init__(self, inputs: int, channels: int, norm: Normalisation = normalisation) -> None:
         """Map ``inputs`` channels to ``channels``."""
         super().__init__()
-        self.norm1 = normalisation(inputs)
+        self.norm1 = norm(inputs)
         self.conv1 = nn.Conv2d(inputs, channels, 3, padding=1)
-        self.norm2 = normalisation(channels)
+        self.norm2 = norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.nin_shortcut = nn.Identity() if inputs == channels else nn.Conv2d(inputs, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         """Map [batch, inputs, height, width] to [batch, channels, height, width]."""
-        inner = self.conv1(F.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(inner)))
+        inner = self.conv1(F.silu(self.norm1(x, *condition)))
+        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(inner, *condition)))
 
 
 class AttentionBlock(nn.Module):
     """Self-attention with one head over all positions of the picture."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: Normalisation = normalisation) -> None:
         """Make the four projections."""
         super().__init__()
-        self.norm = normalisation(channels)
+        self.norm = norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         """Map [batch, channels, height, width] to the same shape."""
-        inner = self.norm(x)
+        inner = self.norm(x, *condition)
         query, key, value = (
             projection(inner).flatten(2).transpose(1, 2)[:, None]
             for projection in (self.q, self.k, self.v)
@@ -76,61 +82,84 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and the upsampling to the next."""
+    """The blocks of one resolution, and the upsampling to the next.
 
-    def __init__(self, inputs: int, channels: int, blocks: int, last: bool) -> None:
-        """Make ``blocks`` residual blocks; the ``last`` level does not upsample."""
+    Args:
+        sizes: channels before the first residual block, and after each.
+        norm: the normalisation.
+        attends: whether attention follows each residual block.
+        last: whether there is no upsampling.
+    """
+
+    def __init__(self, sizes: list[int], norm: Normalisation, attends: bool, last: bool) -> None:
+        """Make the blocks."""
         super().__init__()
-        sizes = [inputs] + [channels] * blocks
         self.block = nn.ModuleList(
-            ResidualBlock(before, after) for before, after in pairwise(sizes)
+            ResidualBlock(before, after, norm) for before, after in pairwise(sizes)
         )
-        self.upsample = nn.Identity() if last else Upsample(channels)
+        attended = sizes[1:] if attends else []
+        self.attn = nn.ModuleList(AttentionBlock(channels, norm) for channels in attended)
+        self.upsample = nn.Identity() if last else Upsample(sizes[-1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         """Map [batch, inputs, height, width] to [batch, channels, ...], larger if not the last."""
-        for block in self.block:
-            x = block(x)
+        for block, attention in zip_longest(self.block, self.attn):
+            x = block(x, *condition)
+            if attention is not None:
+                x = attention(x, *condition)
         return self.upsample(x)
 
 
 class Middle(nn.Module):
     """Two residual blocks at the lowest resolution, with attention between them."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: Normalisation) -> None:
         """Make the blocks."""
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = AttentionBlock(channels)
-        self.block_2 = ResidualBlock(channels, channels)
+        self.block_1 = ResidualBlock(channels, channels, norm)
+        self.attn_1 = AttentionBlock(channels, norm)
+        self.block_2 = ResidualBlock(channels, channels, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         """Map [batch, channels, height, width] to the same shape."""
-        return self.block_2(self.attn_1(self.block_1(x)))
+        for block in (self.block_1, self.attn_1, self.block_2):
+            x = block(x, *condition)
+        return x
 
 
 class Decoder(nn.Module):
-    """Latents to pixels; ``up[0]`` is the highest resolution, as in the original."""
+    """Latents to pixels; ``up[0]`` is the highest resolution, as in the original.
 
-    def __init__(self, config: ChameleonVQVAEConfig) -> None:
+    Args:
+        config: sizes; ``attn_resolutions`` are those of an image of ``resolution`` pixels.
+        norm: the normalisation.
+    """
+
+    def __init__(self, config: ChameleonVQVAEConfig, norm: Normalisation) -> None:
         """Make the levels."""
         super().__init__()
         channels = [config.base_channels * factor for factor in config.channel_multiplier]
+        attended = config.attn_resolutions or []
         self.conv_in = nn.Conv2d(config.latent_channels, channels[-1], 3, padding=1)
-        self.mid = Middle(channels[-1])
+        self.mid = Middle(channels[-1], norm)
         self.up = nn.ModuleList(
-            Level(inputs, own, config.num_res_blocks + 1, last=level == 0)
+            Level(
+                [inputs] + [own] * (config.num_res_blocks + 1),
+                norm,
+                attends=config.resolution // 2**level in attended,
+                last=level == 0,
+            )
             for level, (own, inputs) in enumerate(pairwise([*channels, channels[-1]]))
         )
-        self.norm_out = normalisation(channels[0])
+        self.norm_out = norm(channels[0])
         self.conv_out = nn.Conv2d(channels[0], config.in_channels, 3, padding=1)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, *condition: Tensor) -> Tensor:
         """Map [batch, latent_channels, h, w] to [batch, 3, height, width] in about [-1, 1]."""
-        x = self.mid(self.conv_in(latents))
+        x = self.mid(self.conv_in(latents), *condition)
         for level in reversed(self.up):
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = level(x, *condition)
+        return self.conv_out(F.silu(self.norm_out(x, *condition)))
 
 
 class Quantizer(nn.Module):
@@ -148,15 +177,16 @@ class ChameleonVQ(nn.Module):
     Args:
         config: sizes; a code stands for ``2 ** (levels - 1)`` pixels per side, 16 in the
             checkpoints.
+        norm: the normalisation.
     """
 
-    def __init__(self, config: ChameleonVQVAEConfig) -> None:
+    def __init__(self, config: ChameleonVQVAEConfig, norm: Normalisation = normalisation) -> None:
         """Make the table of vectors and the decoder."""
         super().__init__()
         self.reduction = 2 ** (len(config.channel_multiplier) - 1)
         self.quantize = Quantizer(config.num_embeddings, config.embed_dim)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.latent_channels, 1)
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, norm)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Images uint8 [batch, height, width, 3] of codes int64 [batch, R, C]."""
