@@ -97,9 +97,10 @@ def test_greedy_decoding_equals_transformers_own_generate_in_both_grids(language
     model = tiny(language)
     exact = {"ar": {}, "sjd": {"window": 5}, "mc-sjd": {}, "jacobi": {}, "pjd": {"context": SIDE}}
     for method, options in exact.items():
-        result = generate(model, PROMPTS, method, temperature=0, **options)
-        assert torch.equal(result.previews[0], small), method
-        assert torch.equal(result.tokens, large), method
+        for initial in ("random", "preview"):
+            result = generate(model, PROMPTS, method, temperature=0, initial=initial, **options)
+            assert torch.equal(result.previews[0], small), method
+            assert torch.equal(result.tokens, large), method
 
 
 def positions_of(

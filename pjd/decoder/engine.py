@@ -71,6 +71,8 @@ class Engine:
         prompt: encoded, one per image; with guidance twice as many, conditional ones first.
         seeds: int64 [batch], one per image.
         static: see :class:`pjd.decoder.shapes.Shapes`; None: on all devices but a CPU.
+        preview: codes that first drafts may copy (``initial`` "preview"), int64 [batch, R * C];
+            None: there are none.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class Engine:
         prompt: Prompt,
         seeds: Tensor,
         static: bool | None = None,
+        preview: Tensor | None = None,
     ) -> None:
         """Allocate everything that the loop uses."""
         self.model, self.config, self.prompt = model, config, prompt
-        self.seeds = seeds.to(model.device)
+        self.seeds, self.preview = seeds.to(model.device), preview
         self.layout = RowLayout.of(model.grid, config, model.vocabulary)
         n_lanes = lanes_needed(self.layout.rows, config.rows)
         self.slots = SlotMap(n_lanes, prompt.mask.shape[1], model.grid.length)
@@ -97,7 +100,8 @@ class Engine:
 
     def initial_state(self) -> State:
         """The state before the first iteration."""
-        return State.initial(self.layout, self.seeds, self.slots.n_lanes, self.config.window)
+        n_lanes, window = self.slots.n_lanes, self.config.window
+        return State.initial(self.layout, self.seeds, n_lanes, window, self.preview)
 
     def empty_trace(self) -> Trace:
         """A record that all iterations fit in."""
