@@ -1,0 +1,298 @@
+"""Does a preview help the rows? Steps and fidelity of the image's grid, with one and without.
+
+Both models of :mod:`benchmarks.two_grids` decode the same held-out captions. The preview is AR's in
+all cases, so that only the grid after it differs.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pandas as pd
+import torch
+import typer
+from torch import Tensor
+
+import pjd
+from benchmarks.two_grids import HELD_OUT, WITH, WITHOUT, halved, train
+from pjd.api import generate
+from pjd.decoder.config import DecodeConfig
+from pjd.decoder.engine import Decoded, Engine
+from pjd.decoder.grids import at_same_place, encode_after, grids_of, seeds_of_grid
+from pjd.decoder.methods import configure
+from pjd.emoji import corpus
+from pjd.emoji.icons import Icons
+from pjd.measure.fidelity import bootstrap, code_logits, log_likelihood
+from pjd.models.emoji import EmojiModel
+from pjd.models.tokenizer import Tokenizer, psnr
+from pjd.paths import DATA, ROOT
+from pjd.pipeline.files import read_table, write_json
+from pjd.pipeline.runs import provenance, set_threads
+
+OTHER_SEED = 1_000_000
+"""Of the first image of the second run of AR, which shows how much is chance."""
+
+
+class Case(NamedTuple):
+    """What is decoded with both models.
+
+    Attributes:
+        name: in the table.
+        method: a preset.
+        context: context tokens c; None: the method has none.
+        seed: of the first image.
+    """
+
+    name: str
+    method: str
+    context: int | None = None
+    seed: int = 0
+
+
+CASES = [
+    Case("AR", "ar"),
+    Case("AR, other seeds", "ar", seed=OTHER_SEED),
+    Case("SJD", "sjd"),
+    Case("MC-SJD", "mc-sjd"),
+    Case("ZipAR, c = 4", "zipar", 4),
+    *(Case(f"PJD, c = {context}", "pjd", context) for context in (2, 4, 8)),
+    *(Case(f"PJD-plus, c = {context}", "pjd-plus", context) for context in (2, 4)),
+]
+
+
+def captions(count: int) -> list[str]:
+    """Evaluation prompts that no model is trained on: a held-out style and name in turn."""
+    listed = json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
+    pairs = zip(*(listed[split] for split in HELD_OUT), strict=True)
+    return [caption for pair in pairs for caption in pair][:count]
+
+
+def last_grid(
+    model: EmojiModel,
+    prompts: list[str],
+    previews: list[Tensor],
+    config: DecodeConfig,
+    seeds: Tensor,
+) -> Decoded:
+    """Decode a model's last grid after the grids before it.
+
+    Args:
+        model: of the last grid.
+        prompts: one per image.
+        previews: codes of the grids before the last, each int64 [images, R * C].
+        config: the method and its options.
+        seeds: of the images, int64 [images].
+    """
+    preview = None
+    if model.before is not None:
+        preview = at_same_place(previews[-1], model.before.grid, model.grid)
+    prompt = encode_after(model, prompts, previews, config.guided)
+    own = seeds_of_grid(seeds, len(previews))
+    return Engine(model, config, prompt, own, preview=preview).run()
+
+
+def scores(
+    model: EmojiModel, prompts: list[str], tokens: Tensor, previews: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """How likely images are under their model, by the mean over their codes.
+
+    Args:
+        model: with the guidance that decoded.
+        prompts: one per image.
+        tokens: codes int64 [images, R * C].
+        previews: codes of the grids before the last, each int64 [images, R * C].
+
+    Returns:
+        nats, the log-likelihood, and excess, by how much it is above its expectation: the negative
+        entropy of what each code is drawn from; float64 [images] both. The excess of AR's images is
+        0 on average, and differs much less from image to image than the nats do.
+    """
+    guidance = float(model.sampling["guidance"])
+    nats, excess = [], []
+    for codes, logits in code_logits(model, prompts, tokens, guidance, 1.0, previews=previews):
+        logs = logits.double().log_softmax(-1)
+        of_codes = logs.gather(-1, codes[..., None]).squeeze(-1)
+        nats.append(of_codes.mean(1))
+        excess.append((of_codes - (logs.exp() * logs).sum(-1)).mean(1))
+    return torch.cat(nats), torch.cat(excess)
+
+
+def measured(
+    model: EmojiModel, prompts: list[str], start: int, done: set[tuple[str, str]]
+) -> Iterator[pd.DataFrame]:
+    """Decode a batch by every case, and with both kinds of first drafts where there are two.
+
+    Args:
+        model: to decode with.
+        prompts: of the batch.
+        start: number of its first image, which is its seed too.
+        done: name and first drafts of what need not be decoded again.
+
+    Yields:
+        One row per image: model, name, initial, image, steps, and nats and excess, see
+        :func:`scores`.
+    """
+    images = start + torch.arange(len(prompts))
+    before = grids_of(model)[:-1]
+    previews = [generate(one, prompts, "ar", seeds=images.tolist()).tokens for one in before]
+    for case in CASES:
+        options = {"context": case.context, **model.sampling}
+        plain = configure(case.method, columns=model.grid.columns, **options)
+        for initial in ("random", "preview") if before and plain.window > 1 else ("random",):
+            if (case.name, initial) in done:
+                continue
+            config = replace(plain, initial=initial)
+            decoded = last_grid(model, prompts, previews, config, case.seed + images)
+            nats, excess = scores(model, prompts, decoded.tokens, previews)
+            yield pd.DataFrame(
+                {
+                    "model": model.name,
+                    "name": case.name,
+                    "initial": initial,
+                    "image": images.numpy(),
+                    "steps": decoded.trace.steps.numpy(),
+                    "nats": nats.numpy(),
+                    "excess": excess.numpy(),
+                }
+            )
+
+
+def known(table: pd.DataFrame, model: str, image: int) -> set[tuple[str, str]]:
+    """Name and first drafts of the cases of a model that have the image with this number."""
+    if table.empty:
+        return set()
+    rows = table[(table.model == model) & (table.image == image)]
+    return set(zip(rows.name, rows.initial, strict=True))
+
+
+def held_out(model: EmojiModel, count: int = 256) -> dict[str, dict[str, float]]:
+    """How well a model predicts real pictures, and how alike codes of them are.
+
+    Args:
+        model: to measure.
+        count: pictures of each split, at most.
+
+    Returns:
+        By split: nats per token of each grid, without guidance; the share of an image's codes that
+        equal the one to the left, above, and of the preview at the same place; and the PSNR in dB
+        of the tokenizer on previews.
+    """
+    path, size = DATA / "icons.parquet", Tokenizer.reduction * model.grid.rows
+    table, grounds = corpus.load(path), list(corpus.BACKGROUNDS)
+    result = {}
+    for split in HELD_OUT:
+        icons = Icons.load(path, size, split, model.words)
+        rows = torch.arange(min(count, len(icons)))
+        listed = table[table.split == split].iloc[: len(rows)]
+        prompts = [
+            corpus.caption(name, style, grounds[number % len(grounds)])
+            for number, (name, style) in enumerate(zip(listed.name, listed["style"], strict=True))
+        ]
+        images = icons.images(rows, rows % len(grounds))
+        small = halved(images)
+        codes: list[Tensor] = []
+        scores = {}
+        for one in grids_of(model):
+            own = model.tokenizer.encode(images if one is model else small).flatten(1)
+            nats, _ = log_likelihood(one, prompts, own, 1.0, 1.0, previews=codes)
+            scores[f"nats, {one.name}"] = -float(nats.double().mean())
+            codes.append(own)
+        grid = codes[-1].unflatten(1, (model.grid.rows, model.grid.columns))
+        scores["equal to the left"] = equal(grid[:, :, 1:], grid[:, :, :-1])
+        scores["equal above"] = equal(grid[:, 1:], grid[:, :-1])
+        if model.before is not None:
+            copied = at_same_place(codes[0], model.before.grid, model.grid)
+            scores["equal to the preview"] = equal(copied, codes[-1])
+            scores["psnr of previews"] = float(psnr(model.before.decode(codes[0]), small).mean())
+        result[split] = scores
+    return result
+
+
+def equal(first: Tensor, second: Tensor) -> float:
+    """Share of equal codes."""
+    return float((first == second).double().mean())
+
+
+def intervals(values: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Mean and bootstrap 95 % interval of each column, which has one row per image."""
+    found = {column: asdict(bootstrap(values[column].to_numpy())) for column in values}
+    return {
+        column: {name: round(number, 4) for name, number in one.items()}
+        for column, one in found.items()
+    }
+
+
+def summary(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Intervals of what :func:`measured` yielded for all images.
+
+    Returns:
+        "cases": steps, gap to AR of the same model and excess, both in nats per token.
+        "differences" of them, image by image: what the preview before an image changes
+        ("context"), and what first drafts that copy it change ("drafts").
+    """
+    columns = ["model", "name", "initial"]
+    of = {key: rows.set_index("image").sort_index() for key, rows in table.groupby(columns)}
+    values = {
+        key: rows[["steps", "excess"]].assign(gap=rows.nats - of[key[0], "AR", "random"].nats)
+        for key, rows in of.items()
+    }
+    cases = [dict(zip(columns, key, strict=True)) | intervals(one) for key, one in values.items()]
+    differences = []
+    for case in CASES:
+        random = WITH, case.name, "random"
+        pairs = {"context": (random, (WITHOUT, case.name, "random"))}
+        if (copied := (WITH, case.name, "preview")) in of:
+            pairs["drafts"] = copied, random
+        for what, (new, old) in pairs.items():
+            compared = intervals(values[new] - values[old])
+            differences.append({"name": case.name, "what": what, **compared})
+    return {"cases": cases, "differences": differences}
+
+
+def shown(case: dict[str, Any]) -> str:
+    """A line of the table."""
+    parts = [f"{case['name']:16} {case.get('initial') or case['what']:8}"]
+    for column, form in {"steps": "6.1f", "gap": "+.3f", "excess": "+.3f"}.items():
+        mean, low, high = (f"{case[column][name]:{form}}" for name in ("mean", "low", "high"))
+        parts.append(f"{column} {mean} [{low}, {high}]")
+    return "  ".join(parts)
+
+
+def preview(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    start: Annotated[str, typer.Option(help="The embedded model to go on from.")] = "emoji-64",
+    steps: Annotated[int, typer.Option(help="Steps of training, 16 pictures each.")] = 500,
+    images: Annotated[int, typer.Option(help="Images per case.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images decoded together.")] = 64,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Train a model with a preview before each image and one without, and compare them; resumes.
+
+    What is done so far is in checkpoints/preview/.
+    """
+    set_threads(threads)
+    folder = ROOT / "checkpoints" / "preview"
+    path = folder / "measured.parquet"
+    first, models, trained = pjd.load(start), [], {}
+    for name in (WITH, WITHOUT):
+        models.append(train(first, name, steps, folder / f"{name}.pt"))
+        trained[name] = held_out(models[-1])
+        print(name, trained[name], flush=True)
+    table = read_table(path) if path.exists() else pd.DataFrame()
+    prompts = captions(images)
+    for begin in range(0, images, batch):
+        for model in models:
+            done = known(table, model.name, begin)
+            for rows in measured(model, prompts[begin : begin + batch], begin, done):
+                table = pd.concat([table, rows], ignore_index=True)
+                table.to_parquet(path, index=False)
+                print(model.name, *rows.iloc[0, 1:4], rows.steps.mean(), flush=True)
+    found = summary(table[table.image < images])
+    described = {"start": start, "steps": steps, "images": images, "batch": batch, "seed": 0}
+    write_json(output, provenance(**described, threads=threads, trained=trained, **found))
+    for case in found["cases"]:
+        print(f"{case['model']:16}", shown(case))
+    for difference in found["differences"]:
+        print(f"{'difference':16}", shown(difference))
