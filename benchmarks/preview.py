@@ -16,17 +16,14 @@ import typer
 from torch import Tensor
 
 import pjd
-from benchmarks.two_grids import HELD_OUT, WITH, WITHOUT, halved, train
+from benchmarks.two_grids import HELD_OUT, WITH, WITHOUT, held_out, train
 from pjd.api import generate
-from pjd.decoder.config import DecodeConfig
+from pjd.decoder.config import DecodeConfig, Initial
 from pjd.decoder.engine import Decoded, Engine
 from pjd.decoder.grids import at_same_place, encode_after, grids_of, seeds_of_grid
 from pjd.decoder.methods import configure
-from pjd.emoji import corpus
-from pjd.emoji.icons import Icons
-from pjd.measure.fidelity import bootstrap, code_logits, log_likelihood
+from pjd.measure.fidelity import bootstrap, code_logits
 from pjd.models.emoji import EmojiModel
-from pjd.models.tokenizer import Tokenizer, psnr
 from pjd.paths import DATA, ROOT
 from pjd.pipeline.files import read_table, write_json
 from pjd.pipeline.runs import provenance, set_threads
@@ -58,8 +55,15 @@ CASES = [
     Case("MC-SJD", "mc-sjd"),
     Case("ZipAR, c = 4", "zipar", 4),
     *(Case(f"PJD, c = {context}", "pjd", context) for context in (2, 4, 8)),
-    *(Case(f"PJD-plus, c = {context}", "pjd-plus", context) for context in (2, 4)),
+    Case("PJD-plus, c = 4", "pjd-plus", 4),
 ]
+
+
+def first_drafts(case: Case, preview: bool) -> tuple[Initial, ...]:
+    """What first drafts of a case may be, after a preview or without one."""
+    if configure(case.method).window == 1:
+        return ("random",)
+    return ("random", "repeat-left", "preview") if preview else ("random", "repeat-left")
 
 
 def captions(count: int) -> list[str]:
@@ -122,7 +126,7 @@ def scores(
 def measured(
     model: EmojiModel, prompts: list[str], start: int, done: set[tuple[str, str]]
 ) -> Iterator[pd.DataFrame]:
-    """Decode a batch by every case, and with both kinds of first drafts where there are two.
+    """Decode a batch by every case, and with every kind of first drafts.
 
     Args:
         model: to decode with.
@@ -140,7 +144,7 @@ def measured(
     for case in CASES:
         options = {"context": case.context, **model.sampling}
         plain = configure(case.method, columns=model.grid.columns, **options)
-        for initial in ("random", "preview") if before and plain.window > 1 else ("random",):
+        for initial in first_drafts(case, bool(before)):
             if (case.name, initial) in done:
                 continue
             config = replace(plain, initial=initial)
@@ -167,54 +171,6 @@ def known(table: pd.DataFrame, model: str, image: int) -> set[tuple[str, str]]:
     return set(zip(rows.name, rows.initial, strict=True))
 
 
-def held_out(model: EmojiModel, count: int = 256) -> dict[str, dict[str, float]]:
-    """How well a model predicts real pictures, and how alike codes of them are.
-
-    Args:
-        model: to measure.
-        count: pictures of each split, at most.
-
-    Returns:
-        By split: nats per token of each grid, without guidance; the share of an image's codes that
-        equal the one to the left, above, and of the preview at the same place; and the PSNR in dB
-        of the tokenizer on previews.
-    """
-    path, size = DATA / "icons.parquet", Tokenizer.reduction * model.grid.rows
-    table, grounds = corpus.load(path), list(corpus.BACKGROUNDS)
-    result = {}
-    for split in HELD_OUT:
-        icons = Icons.load(path, size, split, model.words)
-        rows = torch.arange(min(count, len(icons)))
-        listed = table[table.split == split].iloc[: len(rows)]
-        prompts = [
-            corpus.caption(name, style, grounds[number % len(grounds)])
-            for number, (name, style) in enumerate(zip(listed.name, listed["style"], strict=True))
-        ]
-        images = icons.images(rows, rows % len(grounds))
-        small = halved(images)
-        codes: list[Tensor] = []
-        scores = {}
-        for one in grids_of(model):
-            own = model.tokenizer.encode(images if one is model else small).flatten(1)
-            nats, _ = log_likelihood(one, prompts, own, 1.0, 1.0, previews=codes)
-            scores[f"nats, {one.name}"] = -float(nats.double().mean())
-            codes.append(own)
-        grid = codes[-1].unflatten(1, (model.grid.rows, model.grid.columns))
-        scores["equal to the left"] = equal(grid[:, :, 1:], grid[:, :, :-1])
-        scores["equal above"] = equal(grid[:, 1:], grid[:, :-1])
-        if model.before is not None:
-            copied = at_same_place(codes[0], model.before.grid, model.grid)
-            scores["equal to the preview"] = equal(copied, codes[-1])
-            scores["psnr of previews"] = float(psnr(model.before.decode(codes[0]), small).mean())
-        result[split] = scores
-    return result
-
-
-def equal(first: Tensor, second: Tensor) -> float:
-    """Share of equal codes."""
-    return float((first == second).double().mean())
-
-
 def intervals(values: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean and bootstrap 95 % interval of each column, which has one row per image."""
     found = {column: asdict(bootstrap(values[column].to_numpy())) for column in values}
@@ -230,7 +186,8 @@ def summary(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     Returns:
         "cases": steps, gap to AR of the same model and excess, both in nats per token.
         "differences" of them, image by image: what the preview before an image changes
-        ("context"), and what first drafts that copy it change ("drafts").
+        ("context"), and what first drafts that copy it change where they were random ("drafts")
+        or copies of the code to the left ("drafts, left").
     """
     columns = ["model", "name", "initial"]
     of = {key: rows.set_index("image").sort_index() for key, rows in table.groupby(columns)}
@@ -245,6 +202,7 @@ def summary(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
         pairs = {"context": (random, (WITHOUT, case.name, "random"))}
         if (copied := (WITH, case.name, "preview")) in of:
             pairs["drafts"] = copied, random
+            pairs["drafts, left"] = copied, (WITH, case.name, "repeat-left")
         for what, (new, old) in pairs.items():
             compared = intervals(values[new] - values[old])
             differences.append({"name": case.name, "what": what, **compared})
@@ -253,7 +211,7 @@ def summary(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 
 def shown(case: dict[str, Any]) -> str:
     """A line of the table."""
-    parts = [f"{case['name']:16} {case.get('initial') or case['what']:8}"]
+    parts = [f"{case['name']:16} {case.get('initial') or case['what']:12}"]
     for column, form in {"steps": "6.1f", "gap": "+.3f", "excess": "+.3f"}.items():
         mean, low, high = (f"{case[column][name]:{form}}" for name in ("mean", "low", "high"))
         parts.append(f"{column} {mean} [{low}, {high}]")
@@ -263,17 +221,17 @@ def shown(case: dict[str, Any]) -> str:
 def preview(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
     start: Annotated[str, typer.Option(help="The embedded model to go on from.")] = "emoji-64",
-    steps: Annotated[int, typer.Option(help="Steps of training, 16 pictures each.")] = 500,
-    images: Annotated[int, typer.Option(help="Images per case.")] = 128,
-    batch: Annotated[int, typer.Option(help="Images decoded together.")] = 64,
+    steps: Annotated[int, typer.Option(help="Steps of training, 8 pictures each.")] = 1200,
+    images: Annotated[int, typer.Option(min=2, help="Images per case.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Images decoded together.")] = 32,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Train a model with a preview before each image and one without, and compare them; resumes.
 
-    What is done so far is in checkpoints/preview/.
+    What is done so far is in a folder of checkpoints/; the JSON is written after each batch.
     """
     set_threads(threads)
-    folder = ROOT / "checkpoints" / "preview"
+    folder = ROOT / "checkpoints" / f"preview-{start}-{steps}"
     path = folder / "measured.parquet"
     first, models, trained = pjd.load(start), [], {}
     for name in (WITH, WITHOUT):
@@ -281,17 +239,18 @@ def preview(
         trained[name] = held_out(models[-1])
         print(name, trained[name], flush=True)
     table = read_table(path) if path.exists() else pd.DataFrame()
-    prompts = captions(images)
     for begin in range(0, images, batch):
+        prompts = captions(min(begin + batch, images))
         for model in models:
             done = known(table, model.name, begin)
-            for rows in measured(model, prompts[begin : begin + batch], begin, done):
+            for rows in measured(model, prompts[begin:], begin, done):
                 table = pd.concat([table, rows], ignore_index=True)
                 table.to_parquet(path, index=False)
                 print(model.name, *rows.iloc[0, 1:4], rows.steps.mean(), flush=True)
-    found = summary(table[table.image < images])
-    described = {"start": start, "steps": steps, "images": images, "batch": batch, "seed": 0}
-    write_json(output, provenance(**described, threads=threads, trained=trained, **found))
+        count = len(prompts)
+        found = summary(table[table.image < count])
+        described = {"start": start, "steps": steps, "images": count, "batch": batch, "seed": 0}
+        write_json(output, provenance(**described, threads=threads, trained=trained, **found))
     for case in found["cases"]:
         print(f"{case['model']:16}", shown(case))
     for difference in found["differences"]:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from pjd.decoder.cache import SlotCache
 from pjd.decoder.grid import Grid
+from pjd.decoder.grids import at_same_place, grids_of
+from pjd.emoji import corpus
 from pjd.emoji.icons import Icons
 from pjd.emoji.transformer_training import train_transformer
+from pjd.measure.fidelity import log_likelihood
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
-from pjd.models.tokenizer import Tokenizer
+from pjd.models.tokenizer import Tokenizer, psnr
 from pjd.paths import DATA
 
 SIDE = 8
@@ -63,14 +66,15 @@ class PreviewLlamaGen(LlamaGen):
     """
 
     def __init__(self, config: LlamaGenConfig, side: int) -> None:
-        """Make the layers; the vector begins at zero."""
+        """Make the layers."""
         super().__init__(config)
         self.side = side
         prefix, image = self.rotary.split([config.prefix, config.grid**2])
         step = config.grid // side
         places = torch.arange(config.grid**2).view(config.grid, -1)[::step, ::step].flatten()
         self.rotary = torch.cat([prefix, image[places], image])
-        self.mark = nn.Parameter(torch.zeros(config.dim))
+        drawn = torch.Generator().manual_seed(0)
+        self.mark = nn.Parameter(0.1 * torch.randn(config.dim, generator=drawn))
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
@@ -81,9 +85,7 @@ class PreviewLlamaGen(LlamaGen):
         return super().forward(x + of_preview[..., None] * self.mark, positions, mask, cache)
 
 
-def train(
-    start: EmojiModel, name: str, steps: int, checkpoint: Path, batch: int = 16
-) -> EmojiModel:
+def train(start: EmojiModel, name: str, steps: int, checkpoint: Path, batch: int = 8) -> EmojiModel:
     """Go on training a model, with a preview before each image or without; resumes.
 
     Args:
@@ -115,7 +117,6 @@ def train(
         checkpoint,
         steps,
         batch=batch,
-        rate=1e-3,
         decay=0.5,
     )
     return assembled(name, trained["transformer"], trained["words"], start)
@@ -139,3 +140,61 @@ def assembled(
         before.grid = Grid(transformer.side, transformer.side)
         model.before = before
     return model
+
+
+def held_out(model: EmojiModel, count: int = 252) -> dict[str, dict[str, float]]:
+    """How well a model predicts real pictures, and how alike codes of them are.
+
+    Args:
+        model: to measure.
+        count: pictures of each split, at most.
+
+    Returns:
+        By split: nats per token of each grid, without guidance, and those of the image after the
+        preview of another one on the same background; the share of an image's codes that
+        equal the one to the left, above, and of the preview at the same place; and the PSNR in dB
+        of the tokenizer on previews.
+    """
+    path, size = DATA / "icons.parquet", Tokenizer.reduction * model.grid.rows
+    table, grounds = corpus.load(path), list(corpus.BACKGROUNDS)
+    result = {}
+    for split in HELD_OUT:
+        icons = Icons.load(path, size, split, model.words)
+        rows = torch.randperm(len(icons), generator=torch.Generator().manual_seed(0))[:count]
+        ground = torch.arange(len(rows)) % len(grounds)
+        listed = table[table.split == split].iloc[rows.numpy()]
+        prompts = [
+            corpus.caption(name, style, grounds[number % len(grounds)])
+            for number, (name, style) in enumerate(zip(listed.name, listed["style"], strict=True))
+        ]
+        images = icons.images(rows, ground)
+        small = halved(images)
+        codes: list[Tensor] = []
+        scores = {}
+        for one in grids_of(model):
+            own = model.tokenizer.encode(images if one is model else small).flatten(1)
+            scores[f"nats, {one.name}"] = nats(one, prompts, own, codes)
+            codes.append(own)
+        grid = codes[-1].unflatten(1, (model.grid.rows, model.grid.columns))
+        scores["equal to the left"] = equal(grid[:, :, 1:], grid[:, :, :-1])
+        scores["equal above"] = equal(grid[:, 1:], grid[:, :-1])
+        if model.before is not None:
+            # Pictures on the same background are as far apart as there are backgrounds.
+            others = [codes[0].roll(len(grounds), 0)]
+            scores["nats, another preview"] = nats(model, prompts, codes[1], others)
+            copied = at_same_place(codes[0], model.before.grid, model.grid)
+            scores["equal to the preview"] = equal(copied, codes[-1])
+            scores["psnr of previews"] = float(psnr(model.before.decode(codes[0]), small).mean())
+        result[split] = scores
+    return result
+
+
+def equal(first: Tensor, second: Tensor) -> float:
+    """Share of equal codes."""
+    return float((first == second).double().mean())
+
+
+def nats(model: EmojiModel, prompts: list[str], codes: Tensor, previews: list[Tensor]) -> float:
+    """Nats per token of codes, without guidance; see :func:`log_likelihood`."""
+    found, _ = log_likelihood(model, prompts, codes, 1.0, 1.0, previews=previews)
+    return -float(found.double().mean())

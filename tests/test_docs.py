@@ -524,6 +524,31 @@ def test_the_operations_of_an_iteration_are_those_that_were_counted():
     assert list(told.values()) == list(counted.values())
 
 
+def test_the_numbers_of_the_preview_are_those_of_its_benchmark():
+    found = json.loads((ROOT / "benchmarks/results/preview.json").read_text())
+    cases = {(one["model"], one["name"], one["initial"]): one for one in found["cases"]}
+    name = "docs/checkpoints_glm_image.md"
+    _, *rows = table(name, "Does the preview help the rows?")
+    assert {row[0] for row in rows} == {case for _, case, _ in cases}
+    for method, *cells in rows:
+        without, after, copied = (
+            cases.get((model, method, initial))
+            for model, initial in (
+                ("without-preview", "random"),
+                ("with-preview", "random"),
+                ("with-preview", "preview"),
+            )
+        )
+        for cell, case in zip(cells[:3], (without, after, copied), strict=True):
+            assert (cell == "") == (case is None)
+            assert case is None or is_rounded(cell, case["steps"]["mean"]), method
+        measures = ((without, "gap"), (after, "gap"), (without, "excess"), (after, "excess"))
+        for cell, (case, measure) in zip(cells[3:], measures, strict=True):
+            wanted = [case[measure][bound] for bound in ("mean", "low", "high")]
+            assert all(map(is_rounded, re.findall(NUMBER, cell), wanted)), (method, measure)
+    assert f"{found['images']} images" in page(name)
+
+
 def test_the_steps_of_the_released_baselines_are_those_that_were_counted():
     counted = json.loads((ROOT / "benchmarks/results/released.json").read_text())
     cases = {(one["method"], one["context"], one["case"]): one for one in counted["cases"]}

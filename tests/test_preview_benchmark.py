@@ -1,12 +1,23 @@
 """The benchmark of a preview: its tiny model of two grids, and what it sums up."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.preview import CASES, captions, intervals, known, scores, shown, summary
+from benchmarks.preview import (
+    CASES,
+    captions,
+    first_drafts,
+    intervals,
+    known,
+    scores,
+    shown,
+    summary,
+)
 from benchmarks.two_grids import WITH, WITHOUT, PreviewLlamaGen, PreviewTokenizer, assembled, halved
 from pjd.api import generate
 from pjd.decoder.grids import grids_of
@@ -72,13 +83,13 @@ def test_a_picture_of_half_the_size_is_encoded_first(start):
     assert halved(images)[0, 0, 0, 0] == images[0, :2, :2, 0].double().mean().round()
 
 
-def test_scores_are_the_likelihood_and_its_surplus(both):
+def test_scores_are_the_likelihood_and_its_excess(both):
     result = generate(both, PROMPTS, "ar")
     previews = list(result.previews)
     nats, excess = scores(both, PROMPTS, result.tokens, previews)
     expected, _ = log_likelihood(both, PROMPTS, result.tokens, 2.0, 1.0, previews=previews)
     torch.testing.assert_close(nats, expected.double().mean(1))
-    # Over many images of AR the surplus is 0, which the likelihood itself is not.
+    # Over many images of AR the excess is 0, which the likelihood itself is not.
     many = generate(both, PROMPTS * 200, "ar")
     nats, excess = scores(both, PROMPTS * 200, many.tokens, list(many.previews))
     error = float(excess.std()) / 400**0.5
@@ -87,14 +98,13 @@ def test_scores_are_the_likelihood_and_its_surplus(both):
 
 def test_the_summary_compares_image_by_image():
     rows = []
-    for model, initial in ((WITH, "random"), (WITH, "preview"), (WITHOUT, "random")):
+    drafted = {"random": 2, "repeat-left": 1, "preview": 0}
+    for model, initial in product((WITH, WITHOUT), drafted):
         for number, case in enumerate(CASES):
-            if initial == "preview" and case.method in ("ar", "zipar"):
+            if initial not in first_drafts(case, model == WITH):
                 continue
             images = np.arange(4)
-            steps = (
-                images + 10 * number + {"random": 2, "preview": 1}[initial] + 5 * (model == WITH)
-            )
+            steps = images + 10 * number + drafted[initial] + 5 * (model == WITH)
             table = {"model": model, "name": case.name, "initial": initial, "image": images}
             nats = -1.0 - 0.1 * number + 0.01 * images - (model == WITH)
             rows.append(pd.DataFrame(table | {"steps": steps, "nats": nats, "excess": -0.1}))
@@ -107,7 +117,8 @@ def test_the_summary_compares_image_by_image():
     differences = {(one["name"], one["what"]): one for one in found["differences"]}
     sjd = differences["SJD", "context"]
     assert sjd["steps"] == {"mean": 5, "low": 5, "high": 5} and sjd["gap"]["mean"] == 0
-    assert differences["SJD", "drafts"]["steps"]["mean"] == -1
+    assert differences["SJD", "drafts"]["steps"]["mean"] == -2
+    assert differences["SJD", "drafts, left"]["steps"]["mean"] == -1
     assert ("AR", "drafts") not in differences
     assert known(table, WITH, 0) >= {("SJD", "preview"), ("AR", "random")}
     assert known(pd.DataFrame(), WITH, 0) == set() and known(table, WITH, 4) == set()
