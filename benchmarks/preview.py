@@ -171,6 +171,17 @@ def known(table: pd.DataFrame, model: str, image: int) -> set[tuple[str, str]]:
     return set(zip(rows.name, rows.initial, strict=True))
 
 
+def preview_steps(model: EmojiModel, prompts: list[str]) -> dict[str, dict[str, float]]:
+    """Steps of the preview itself, by case: what an image costs more with one."""
+    (before,) = grids_of(model)[:-1]
+    results = {
+        case.name: generate(before, prompts, case.method, context=case.context, seed=case.seed)
+        for case in CASES
+    }
+    steps = {name: result.steps.double().numpy() for name, result in results.items()}
+    return intervals(pd.DataFrame(steps))
+
+
 def intervals(values: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean and bootstrap 95 % interval of each column, which has one row per image."""
     found = {column: asdict(bootstrap(values[column].to_numpy())) for column in values}
@@ -238,6 +249,7 @@ def preview(
         models.append(train(first, name, steps, folder / f"{name}.pt"))
         trained[name] = held_out(models[-1])
         print(name, trained[name], flush=True)
+    of_previews = preview_steps(models[0], captions(batch))
     table = read_table(path) if path.exists() else pd.DataFrame()
     for begin in range(0, images, batch):
         prompts = captions(min(begin + batch, images))
@@ -249,8 +261,15 @@ def preview(
                 print(model.name, *rows.iloc[0, 1:4], rows.steps.mean(), flush=True)
         count = len(prompts)
         found = summary(table[table.image < count])
-        described = {"start": start, "steps": steps, "images": count, "batch": batch, "seed": 0}
-        write_json(output, provenance(**described, threads=threads, trained=trained, **found))
+        described: dict[str, Any] = {
+            "start": start,
+            "steps": steps,
+            "images": count,
+            "batch": batch,
+            "seed": 0,
+        }
+        described |= {"threads": threads, "trained": trained, "preview_steps": of_previews}
+        write_json(output, provenance(**described, **found))
     for case in found["cases"]:
         print(f"{case['model']:16}", shown(case))
     for difference in found["differences"]:
