@@ -233,7 +233,7 @@ def preview(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
     start: Annotated[str, typer.Option(help="The embedded model to go on from.")] = "emoji-64",
     steps: Annotated[int, typer.Option(help="Steps of training, 8 pictures each.")] = 1200,
-    images: Annotated[int, typer.Option(min=2, help="Images per case.")] = 128,
+    images: Annotated[int, typer.Option(min=2, help="Images per case.")] = 96,
     batch: Annotated[int, typer.Option(min=1, help="Images decoded together.")] = 32,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
