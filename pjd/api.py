@@ -11,7 +11,13 @@ from tqdm.auto import tqdm
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Decoded, Engine
-from pjd.decoder.grids import followed_by, grids_of, tokens_of
+from pjd.decoder.grids import (
+    at_same_place,
+    check_same_codebook,
+    followed_by,
+    grids_of,
+    tokens_of,
+)
 from pjd.decoder.methods import configure
 from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.trace import Trace
@@ -62,6 +68,8 @@ def check_fit(config: DecodeConfig, model: ImageModel) -> None:
     check_integer("top_k", config.top_k, 0, model.vocabulary)
     if config.guided and not model.takes_guidance:
         raise no_guidance(model.name, config.guidance)
+    if config.initial == "preview":
+        check_same_codebook(model, "initial", config.initial)
     # More rows than a small grid has are all of its rows.
     grids = [one.grid for one in grids_of(model)]
     if config.rows is not None:
@@ -197,12 +205,16 @@ def decode_grids(
         progress: is told about all grids.
     """
     parts: list[Decoded] = []
+    preview = None
     for number, one in enumerate(grids_of(model)):
         if one.before is not None:
+            codes = parts[-1].tokens
             with torch.inference_mode():
-                prompt = followed_by(one.before, prompt, parts[-1].tokens)
+                prompt = followed_by(one.before, prompt, codes)
+            preview = at_same_place(codes, one.before.grid, one.grid)
             progress.next_grid()
-        parts.append(Engine(one, config, prompt, seeds, number=number).run(progress))
+        engine = Engine(one, config, prompt, seeds, number=number, preview=preview)
+        parts.append(engine.run(progress))
     return parts
 
 

@@ -227,7 +227,7 @@ def check_logits_after_text(
 
 
 def exact_greedy(
-    model: ImageModel, prompts: list[str], **options: float
+    model: ImageModel, prompts: list[str], **options: float | str
 ) -> Iterator[tuple[str, Result]]:
     """What exact decoders make at temperature 0: `pjd` that waits for whole rows is one."""
     whole_rows = {"context": model.grid.columns}

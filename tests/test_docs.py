@@ -528,6 +528,26 @@ def test_the_operations_of_an_iteration_are_those_that_were_counted():
     assert list(told.values()) == list(counted.values())
 
 
+def test_the_numbers_of_the_preview_are_those_of_its_benchmark():
+    found = json.loads((ROOT / "benchmarks/results/preview.json").read_text())
+    cases = {(one["model"], one["name"], one["initial"]): one for one in found["cases"]}
+    name = "docs/checkpoints_glm_image.md"
+    _, *rows = table(name, "Does the preview help the rows?")
+    assert {row[0] for row in rows} == {case for _, case, _ in cases}
+    drafted = [("without-preview", "random"), ("without-preview", "repeat-left")]
+    drafted += [("with-preview", kind) for kind in ("random", "repeat-left", "preview")]
+    for method, *cells in rows:
+        known = [cases.get((model, method, initial)) for model, initial in drafted]
+        for cell, case in zip(cells[:5], known, strict=True):
+            assert (cell == "") == (case is None)
+            assert case is None or is_rounded(cell, case["steps"]["mean"]), method
+        wanted = [known[place][measure] for measure in ("gap", "excess") for place in (0, 2)]
+        for cell, interval in zip(cells[5:], wanted, strict=True):
+            bounds = [interval[bound] for bound in ("mean", "low", "high")]
+            assert all(map(is_rounded, re.findall(NUMBER, cell), bounds)), method
+    assert f"{found['images']} images" in page(name)
+
+
 def test_the_steps_of_the_released_baselines_are_those_that_were_counted():
     counted = json.loads((ROOT / "benchmarks/results/released.json").read_text())
     cases = {(one["method"], one["context"], one["case"]): one for one in counted["cases"]}

@@ -95,9 +95,10 @@ def test_greedy_decoding_equals_transformers_own_generate_in_both_grids(language
     small, large = expected.split([SMALL, LARGE], dim=1)
     assert len(large.unique()) > 3 and not torch.equal(large[0], large[1])
     model = tiny(language)
-    for method, result in exact_greedy(model, PROMPTS):
-        assert torch.equal(result.previews[0], small), method
-        assert torch.equal(result.tokens, large), method
+    for initial in ("random", "preview"):
+        for method, result in exact_greedy(model, PROMPTS, initial=initial):
+            assert torch.equal(result.previews[0], small), method
+            assert torch.equal(result.tokens, large), method
 
 
 def positions_of(

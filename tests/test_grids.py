@@ -15,7 +15,6 @@ from pjd.errors import ParameterError
 from pjd.measure.attention import attention_map
 from pjd.measure.audit import audit
 from pjd.measure.board import boards
-from pjd.measure.fidelity import log_likelihood
 from pjd.models.transformers_decoder import DecoderModel, code_head
 from pjd.pipeline.processes import decode_on_cores
 from pjd.pipeline.runs import save
@@ -174,8 +173,6 @@ def test_measures_that_know_one_grid_refuse(model, monkeypatch):
     result = generate(model, PROMPTS, "jacobi")
     monkeypatch.setattr(model, "encode", lambda *_: pytest.fail("something was computed"))
     one = r"model = 'tiny-llama': must be a model of one grid: "
-    with pytest.raises(ParameterError, match=one + "the likelihood"):
-        log_likelihood(model, PROMPTS, result.tokens, 1.0, 1.0)
     with pytest.raises(ParameterError, match=one + "the audit"):
         audit(model, PROMPTS, result.tokens, torch.arange(2), result.config)
     with pytest.raises(ParameterError, match=one + "the map of attention"):

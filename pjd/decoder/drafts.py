@@ -77,6 +77,8 @@ def copied(
     Returns:
         int64 [batch, lanes, window].
     """
+    if config.initial == "preview":
+        return state.preview[state.batch_index[..., None], band.row[..., None], column]
     if config.initial == "repeat-above":
         # In the raster layout the token above is one grid row back.
         row = band.row[..., None] - (0 if layout.raster else 1)

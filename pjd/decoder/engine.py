@@ -73,6 +73,8 @@ class Engine:
         seeds: int64 [batch], one per image.
         static: see :class:`pjd.decoder.shapes.Shapes`; None: on all devices but a CPU.
         number: of the grid in its sequence, see :func:`pjd.decoder.grids.seeds_of_grid`.
+        preview: codes that first drafts may copy (``initial`` "preview"), int64 [batch, R * C];
+            None: there are none.
     """
 
     def __init__(
@@ -83,10 +85,11 @@ class Engine:
         seeds: Tensor,
         static: bool | None = None,
         number: int = 0,
+        preview: Tensor | None = None,
     ) -> None:
         """Allocate everything that the loop uses."""
         self.model, self.config, self.prompt = model, config, prompt
-        self.seeds, self.number = seeds.to(model.device), number
+        self.seeds, self.number, self.preview = seeds.to(model.device), number, preview
         self.layout = RowLayout.of(model.grid, config, model.vocabulary)
         n_lanes = lanes_needed(self.layout.rows, config.rows)
         self.slots = SlotMap(n_lanes, prompt.mask.shape[1], model.grid.length)
@@ -101,7 +104,8 @@ class Engine:
     def initial_state(self) -> State:
         """The state before the first iteration."""
         seeds = seeds_of_grid(self.seeds, self.number)
-        return State.initial(self.layout, seeds, self.slots.n_lanes, self.config.window)
+        n_lanes, window = self.slots.n_lanes, self.config.window
+        return State.initial(self.layout, seeds, n_lanes, window, self.preview)
 
     def empty_trace(self) -> Trace:
         """A record that all iterations fit in."""

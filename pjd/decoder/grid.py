@@ -107,6 +107,13 @@ class RowLayout:
         columns = torch.arange(self.columns, device=tokens.device)
         return tokens[:, ~self.forced(columns).repeat(self.rows)]
 
+    def rows_of(self, codes: Tensor) -> Tensor:
+        """Tokens int64 [batch, R, C] of ``codes`` int64 [batch, R * C of the grid]; else -1."""
+        columns = torch.arange(self.columns, device=codes.device)
+        tokens = codes.new_full((len(codes), self.length), -1)
+        tokens[:, ~self.forced(columns).repeat(self.rows)] = codes
+        return tokens.unflatten(1, (self.rows, self.columns))
+
     def forced(self, column: Tensor) -> Tensor:
         """Where the token at ``column`` int64 [...] is the row-end token, bool [...]."""
         return (column < self.columns) & (column % self.grid.stride >= self.grid.columns)

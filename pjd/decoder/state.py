@@ -27,6 +27,8 @@ class State:
             and those drafts were drawn from. A ring: the token at column j of row r has the entry
             (r mod lanes, j mod (window + 1)); the last lane takes the writes of blanks.
         flushed: int64 [batch, 1]; finished rows whose last token has been fed.
+        preview: int64 [batch, R + 1, C + window]; what first drafts may copy: the codes of the
+            grid before, each at the places that it stands for; -1 where there is none.
         failed_at: int64 [batch, 1]; the first iteration whose logits were no finite numbers,
             counted from 1; 0: none. The host sees it when it looks at the state.
     """
@@ -40,24 +42,46 @@ class State:
     drafted: Tensor
     draft_probs: Tensor
     flushed: Tensor
+    preview: Tensor
     failed_at: Tensor
 
     @classmethod
-    def initial(cls, layout: RowLayout, seeds: Tensor, n_lanes: int, window: int) -> "State":
-        """The state before the first iteration of images with ``seeds`` int64 [batch]."""
+    def initial(
+        cls,
+        layout: RowLayout,
+        seeds: Tensor,
+        n_lanes: int,
+        window: int,
+        preview: Tensor | None = None,
+    ) -> "State":
+        """The state before the first iteration.
+
+        Args:
+            layout: the decoder's.
+            seeds: of the images, int64 [batch].
+            n_lanes: lanes that have drafts.
+            window: the largest one.
+            preview: codes that first drafts may copy, int64 [batch, R * C] in raster order; None:
+                there are none.
+        """
         batch, device = len(seeds), seeds.device
         counts = torch.zeros(batch, layout.rows + 1, dtype=torch.long, device=device)
         images = torch.arange(batch, device=device)
+        tokens = counts.new_zeros(batch, layout.rows + 1, layout.columns + window)
+        copied = torch.full_like(tokens, -1)
+        if preview is not None:
+            copied[:, :-1, : layout.columns] = layout.rows_of(preview)
         return cls(
             images=images,
             batch_index=images[:, None],
             streams=streams(seeds[:, None]),
             iteration=counts.new_zeros(batch, 1),
-            tokens=counts.new_zeros(batch, layout.rows + 1, layout.columns + window),
+            tokens=tokens,
             committed=counts,
             drafted=counts.clone(),
             draft_probs=torch.zeros(batch, n_lanes + 1, window + 1, layout.n_ids, device=device),
             flushed=counts.new_zeros(batch, 1),
+            preview=copied,
             failed_at=counts.new_zeros(batch, 1),
         )
 

@@ -1,5 +1,6 @@
 """Fidelity to the autoregressive model: likelihood of decoded codes under the exact model."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pjd.decoder.grids import check_one_grid, followed_by
+from pjd.decoder.grids import encode_after, followed_by
 from pjd.decoder.mask import causal
 from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.sampling import guide
@@ -55,6 +56,51 @@ def teacher_forced(
 
 
 @torch.inference_mode()
+def code_logits(
+    model: ImageModel,
+    prompts: list[str],
+    tokens: Tensor,
+    guidance: float,
+    temperature: float,
+    batch_size: int = 8,
+    previews: Sequence[Tensor] = (),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits of all codes under the exact raster-order model, in one forward pass per image.
+
+    Args:
+        model: the model that decoded.
+        prompts: one per image.
+        tokens: codes int64 [images, R * C].
+        guidance: classifier-free guidance scale.
+        temperature: 0 counts as 1.
+        batch_size: images per forward pass.
+        previews: codes of the grids before the last, each int64 [images, R * C].
+
+    Yields:
+        For each batch its codes int64 [batch, R * C], and the guided logits that each is drawn
+        from, over the temperature, float [batch, R * C, vocabulary]; both on the model's device.
+
+    Raises:
+        ParameterError: unless there are previews of all grids before the last.
+    """
+    grid, guided = model.grid, guidance != 1
+    # Forced row-end tokens are fed too, but they are certain: only codes have a likelihood.
+    raster = torch.arange(grid.length, device=model.device)
+    is_code = raster % grid.stride < grid.columns
+    for start in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
+        part = slice(start, start + batch_size)
+        codes = tokens[part].to(model.device)
+        before = [grid_before[part] for grid_before in previews]
+        prompt = encode_after(model, prompts[part], before, guided)
+        x, positions, mask = teacher_forced(model, prompt, codes)
+        logits = model.forward(x, positions, mask)
+        logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
+        if guided:
+            logits = guide(logits, model.guidance_at(guidance, raster[is_code]))
+        yield codes, logits.float() / (temperature or 1.0)
+
+
+@torch.inference_mode()
 def log_likelihood(
     model: ImageModel,
     prompts: list[str],
@@ -63,11 +109,13 @@ def log_likelihood(
     temperature: float,
     top_k: int = 0,
     batch_size: int = 8,
+    previews: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of codes under the exact raster-order model, in one forward pass per image.
 
     The distribution has the decoder's guidance and temperature, but no top-k or top-p, so that
-    every code has a finite likelihood.
+    every code has a finite likelihood. Where the model writes several grids it is that of the last
+    one, given those before.
 
     Args:
         model: the model that decoded.
@@ -77,29 +125,19 @@ def log_likelihood(
         temperature: 0 counts as 1.
         top_k: for the second result.
         batch_size: images per forward pass.
+        previews: codes of the grids before the last, each int64 [images, R * C].
 
     Returns:
         Log-likelihood of each code in nats, float [images, R * C], and whether it is outside the
         ``top_k`` likeliest codes, bool [images, R * C] (all False for ``top_k`` 0).
 
     Raises:
-        ParameterError: if the model has several grids.
+        ParameterError: unless there are previews of all grids before the last.
     """
-    check_one_grid(model, "the likelihood")
-    grid, nats, outside = model.grid, [], []
-    # Forced row-end tokens are fed too, but they are certain: only codes have a likelihood.
-    raster = torch.arange(grid.length, device=model.device)
-    is_code = raster % grid.stride < grid.columns
-    for start in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
-        codes = tokens[start : start + batch_size].to(model.device)
-        guided = guidance != 1
-        prompt = model.encode(prompts[start : start + batch_size], guided)
-        x, positions, mask = teacher_forced(model, prompt, codes)
-        logits = model.forward(x, positions, mask)
-        logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
-        if guided:
-            logits = guide(logits, model.guidance_at(guidance, raster[is_code]))
-        logits = logits.float() / (temperature or 1.0)
+    nats, outside = [], []
+    for codes, logits in code_logits(
+        model, prompts, tokens, guidance, temperature, batch_size, previews
+    ):
         of_codes = logits.gather(-1, codes[..., None])
         nats.append((of_codes - logits.logsumexp(-1, keepdim=True)).squeeze(-1).cpu())
         rank = (logits > of_codes).sum(-1)
