@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pjd.api import generate
-from pjd.decoder.acceptance import ACCEPT_RULES, AcceptRule, ratio
+from pjd.decoder.acceptance import ACCEPT_RULES, AcceptRule, lenient, ratio
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
 from tests.enumeration import RowEnds, decode, exact, p_value, rectangle
@@ -32,6 +32,7 @@ LOSSLESS = [
     ("sjd", {"window": 6, "accept": "block", "initial": "uniform"}),
     ("mc-sjd", {}),
     ("mc-sjd", {"window": 3, "redraft": "gumbel"}),
+    ("mc-sjd", {"window": 6, "accept": lenient(1.0)}),
     ("gsd", {"group_size": 1}),
     ("zipar", WHOLE),
     ("zipar-adaptive", WHOLE),
@@ -117,6 +118,7 @@ def test_the_staircase_with_forced_row_ends():
         ("sjd", {"window": 4, "accept": AcceptRule(ratio, correction="sampled")}, 0),
         # Which drafts a block accepts depends on later ones: those that stay are no samples.
         ("mc-sjd", {"window": 6, "accept": ACCEPT_RULES["block"], "guidance": 2.0}, 0),
+        ("mc-sjd", {"window": 6, "accept": lenient(0.5), "guidance": 2.0}, 0),
         ("pjd", {"context": 1}, 0),
         ("pjd-plus", {"context": 1}, 0),
     ],

@@ -122,11 +122,29 @@ def block(inputs: AcceptInputs) -> Tensor:
     return torch.cat([longest, torch.zeros_like(is_draft[:, :1])], dim=1)
 
 
+def lenient(lenience: float) -> AcceptRule:
+    """Accept x with probability min(1, p(x) / (lenience * q(x))); never if p(x) is 0.
+
+    Not exact below a lenience of 1: a token may be up to 1 / lenience times as likely as p has it
+    (arXiv 2211.17192, appendix A.5). Coupled drafts stay by the same test.
+
+    Args:
+        lenience: above 0, at most 1, which is the ratio test.
+    """
+
+    def accepts(inputs: AcceptInputs) -> Tensor:
+        return ratio(inputs._replace(uniforms=inputs.uniforms * lenience))
+
+    accepts.__name__ = f"lenient {lenience:g}"
+    return AcceptRule(accepts)
+
+
 ACCEPT_RULES: dict[str, AcceptRule] = {
     "ratio": AcceptRule(ratio),
     "match": AcceptRule(match, correction="sampled"),
     "group": AcceptRule(group),
     "block": AcceptRule(block, share=survival),
+    "lenient": lenient(0.5),
 }
 """Tests by the name that the option ``accept`` takes; it takes a rule itself too."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["raster", "rows"]
 Mask = Literal["row-causal", "none", "released"]
-Accept = Literal["ratio", "match", "group", "block"]
+Accept = Literal["ratio", "match", "group", "block", "lenient"]
 Resample = Literal["every-row", "top-row"]
 Start = Literal["context", "adaptive"]
 Lag = Literal["at-start", "fixed"]
