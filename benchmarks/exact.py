@@ -67,7 +67,7 @@ class Case(NamedTuple):
 
 def raster_cases(columns: int) -> list[Case]:
     """What was tried in one row, on a grid with so many columns."""
-    two, four = {"window": 2 * columns}, {"window": 4 * columns}
+    two, four, eight = ({"window": rows * columns} for rows in (2, 4, 8))
     return [
         *(Case("window", "mc-sjd", {"window": columns * n}) for n in (1, 2, 3, 4, 8)),
         Case("watch", "mc-sjd", two, Watch(), "watched"),
@@ -83,6 +83,7 @@ def raster_cases(columns: int) -> list[Case]:
             Case("siblings", "mc-sjd", two, Siblings(3, depths), f"3 siblings at {depths}")
             for depths in (1, 4, 16)
         ),
+        Case("siblings", "mc-sjd", eight, Siblings(4, 32), "4 siblings at 32"),
         *(
             Case("lenience", "mc-sjd", {**four, "accept": lenient(share)}, *rule)
             for rule in ((), (Redrafted(unchanged), "drafts coupled as usual"))
@@ -142,8 +143,10 @@ def measured(
         options = {"batch_size": len(prompts), **case.options}
         result = generate(model, prompts, case.method, **options)
     steps = result.steps.double()
+    fed = result.trace.fed.double().sum(0)
     if isinstance(case.stand_in, Siblings):
         steps = steps - case.stand_in.saved
+        fed = fed + case.stand_in.fed_beside * steps
     own, local = fidelity(model, prompts, result.tokens, result.config)
     gap = bootstrap((own - (own if baseline is None else baseline)).numpy())
     local_gap = bootstrap(local.numpy())
@@ -153,7 +156,7 @@ def measured(
         "steps": round(float(steps.mean()), 3),
         "standard_error": round(float(steps.std()) / len(prompts) ** 0.5, 3),
         "compression": round(model.grid.n_codes / float(steps.mean()), 3),
-        "fed": round(float((result.trace.fed.double().sum(0) / steps).mean()), 2),
+        "fed": round(float((fed / steps).mean()), 2),
         "gap": [round(number, 4) for number in (gap.mean, gap.low, gap.high)],
         "local_gap": [
             round(number, 4) for number in (local_gap.mean, local_gap.low, local_gap.high)

@@ -82,6 +82,11 @@ class Siblings:
         self.rescued = self.beside
         self.saved = torch.zeros(1, dtype=torch.long)
 
+    @property
+    def fed_beside(self) -> int:
+        """Siblings that a forward pass would be fed beside the window."""
+        return (self.width - 1) * self.depths
+
     def schedule(
         self,
         committed: Tensor,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pjd.decoder.acceptance import ACCEPT_RULES, AcceptInputs, AcceptRule, accept_rule, lenient
+from pjd.decoder.acceptance import AcceptInputs, AcceptRule, accept_rule, lenient
 from tests.decoding import DRAWS, verified
 
 

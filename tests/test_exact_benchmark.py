@@ -1,6 +1,7 @@
 """What was tried beyond MC-SJD: the stand-ins are exact where they say so, the sums are right."""
 
 import json
+import re
 from contextlib import ExitStack
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from benchmarks.stand_ins import FirstDrafts, Redrafted, averaged, sharpened
 from benchmarks.watch import Watch
 from pjd.api import generate
 from pjd.decoder.methods import PRESETS, configure
+from pjd.paths import ROOT
 from tests.decoding import DRAWS
 from tests.enumeration import decode, exact, p_value, rectangle
 from tests.tiny import tiny_model
@@ -136,3 +138,34 @@ class Captions:
     def tolist(self) -> list[str]:
         """The captions."""
         return CAPTIONS
+
+
+GRIDS = {"16×16": "emoji-64, 64 images", "32×32": "emoji-128, 32 images"}
+"""First cells of the tables of docs/tried.md, and what the cases of each were measured on."""
+
+COLUMNS = {"steps": "steps", "times fewer": "compression", "fed per step": "fed"}
+"""Columns of these tables with one number, and where it is measured."""
+
+
+def test_the_page_has_the_measured_numbers():
+    text = (ROOT / "docs/tried.md").read_text(encoding="utf-8").replace("−", "-")
+    known = json.loads(tried.RESULTS.read_text())["models"]
+    seen = 0
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        head, _, *rows = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        )
+        if head[0] not in GRIDS:
+            continue
+        for name, *cells in rows:
+            case = known[GRIDS[head[0]]][name.strip("`")]
+            for column, cell in zip(head[1:], cells, strict=True):
+                measure = COLUMNS.get(column, column.split(",")[0].replace(" ", "_"))
+                wanted = case[measure] if isinstance(case[measure], list) else [case[measure]]
+                written = re.findall(r"[-+]?\d+\.\d+", cell)
+                assert len(written) == len(wanted), (name, column)
+                for one, number in zip(written, wanted, strict=True):
+                    digits = len(one.partition(".")[2])
+                    assert abs(float(one) - number) <= 0.51 * 10.0**-digits, (name, column)
+            seen += 1
+    assert seen > 20

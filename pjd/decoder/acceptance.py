@@ -125,8 +125,8 @@ def block(inputs: AcceptInputs) -> Tensor:
 def lenient(lenience: float) -> AcceptRule:
     """Accept x with probability min(1, p(x) / (lenience * q(x))); never if p(x) is 0.
 
-    Not exact below a lenience of 1: a token may be up to 1 / lenience times as likely as p has it
-    (arXiv 2211.17192, appendix A.5). Coupled drafts stay by the same test.
+    Not exact below a lenience of 1: of a draft from q, a token may come up to 1 / lenience times as
+    often as p has it (arXiv 2211.17192, appendix A.5). Coupled drafts stay by the same test.
 
     Args:
         lenience: above 0, at most 1, which is the ratio test.
@@ -144,7 +144,7 @@ ACCEPT_RULES: dict[str, AcceptRule] = {
     "match": AcceptRule(match, correction="sampled"),
     "group": AcceptRule(group),
     "block": AcceptRule(block, share=survival),
-    "lenient": lenient(0.5),
+    "lenient": lenient(0.75),
 }
 """Tests by the name that the option ``accept`` takes; it takes a rule itself too."""
 
