@@ -67,15 +67,20 @@ class Case(NamedTuple):
 
 def raster_cases(columns: int) -> list[Case]:
     """What was tried in one row, on a grid with so many columns."""
-    two, four, eight = ({"window": rows * columns} for rows in (2, 4, 8))
+    two, four = ({"window": rows * columns} for rows in (2, 4))
     return [
         *(Case("window", "mc-sjd", {"window": columns * n}) for n in (1, 2, 3, 4, 8)),
         Case("watch", "mc-sjd", two, Watch(), "watched"),
         Case("first drafts", "mc-sjd", {**two, "initial": "repeat-left"}),
         *(
+            Case("first drafts", "mc-sjd", {**size, "initial": "sample-above"})
+            for size in (two, four)
+        ),
+        *(
             Case("first drafts", "mc-sjd", two, FirstDrafts(share), f"drawn, {share:g} above")
             for share in (1.0, 0.5, 0.0)
         ),
+        Case("first drafts", "mc-sjd", four, FirstDrafts(1.0), "drawn, 1 above"),
         Case("coupling", "mc-sjd", {**four, "redraft": "gumbel"}),
         Case("redraft", "mc-sjd", two, Redrafted(sharpened(0.85)), "temperature 0.85"),
         Case("redraft", "mc-sjd", two, Redrafted(averaged(0.5)), "averaged"),
@@ -83,7 +88,6 @@ def raster_cases(columns: int) -> list[Case]:
             Case("siblings", "mc-sjd", two, Siblings(3, depths), f"3 siblings at {depths}")
             for depths in (1, 4, 16)
         ),
-        Case("siblings", "mc-sjd", eight, Siblings(4, 32), "4 siblings at 32"),
         *(
             Case("lenience", "mc-sjd", {**four, "accept": lenient(share)}, *rule)
             for rule in ((), (Redrafted(unchanged), "drafts coupled as usual"))

@@ -26,6 +26,8 @@ LOSSLESS = [
     ("sjd", {"window": 3, "initial": "sample-left"}),
     ("sjd", {"window": 3, "initial": "repeat-above"}),
     ("sjd", {"window": 3, "initial": "uniform"}),
+    ("sjd", {"window": 5, "initial": "sample-above"}),
+    ("mc-sjd", {"window": 6, "initial": "sample-above"}),
     ("sjd", {"window": 4, "top_k": 2}),
     ("sjd", {"window": 2, "accept": "block"}),
     ("sjd", {"window": 4, "accept": "block", "guidance": 2.0}),
@@ -40,6 +42,7 @@ LOSSLESS = [
     ("pjd", {**WHOLE, "window": 2}),
     ("pjd-plus", {**WHOLE, "guidance": 2.0}),
     ("pjd-plus", {**WHOLE, "redraft": "gumbel", "initial": "uniform"}),
+    ("pjd-plus", {**WHOLE, "initial": "sample-above"}),
     ("pjd-staircase", WHOLE),
 ]
 
@@ -75,7 +78,14 @@ def test_lossless_on_other_grids_and_models(
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("ar", {}), ("sjd", {"window": 3}), ("mc-sjd", {}), ("pjd", WHOLE), ("pjd-plus", WHOLE)],
+    [
+        ("ar", {}),
+        ("sjd", {"window": 3}),
+        ("mc-sjd", {}),
+        ("mc-sjd", {"initial": "sample-above"}),
+        ("pjd", WHOLE),
+        ("pjd-plus", WHOLE),
+    ],
 )
 def test_lossless_with_forced_row_ends(method, options):
     assert check(RowEnds(2, 2, vocabulary=3, seed=1), method, options) > 1e-3

@@ -23,7 +23,7 @@ Start = Literal["context", "adaptive"]
 Lag = Literal["at-start", "fixed"]
 DraftLimit = Literal["row-above", "window", "released"]
 StandIn = Literal["newest", "last-column", "above"]
-Initial = Literal["random", "uniform", "repeat-left", "sample-left", "repeat-above"]
+Initial = Literal["random", "uniform", "repeat-left", "sample-left", "repeat-above", "sample-above"]
 Redraft = Literal["fresh", "coupled", "gumbel", "threshold"]
 Finish = Literal["aligned", "released"]
 
@@ -82,7 +82,9 @@ class DecodeConfig:
         initial: the first draft of a position. "random": a random token, declared as certain;
             "uniform": a random token, declared as uniform; "repeat-left": the token to its left;
             "sample-left": the likeliest token of the draft distribution to its left;
-            "repeat-above": the token above it. Where there is no such neighbour: random.
+            "repeat-above": the token above it; "sample-above": drawn from the draft distribution
+            above it, and declared so. Where there is no such neighbour: random, or uniform for the
+            last one.
         accept: the test of a draft: the name of one of
             :data:`pjd.decoder.acceptance.ACCEPT_RULES`, or such a rule itself.
         group_size: G; a group has a token and at most G // 2 neighbours on either side, for
