@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pjd.decoder.acceptance import AcceptInputs, AcceptRule, accept_rule, lenient
+from pjd.errors import ParameterError
 from tests.decoding import DRAWS, verified
 
 
@@ -46,6 +47,12 @@ def test_a_lenient_test_accepts_with_probability_p_over_its_share_of_q(lenience,
     for uniform in (0.0, 0.39, 0.41, 0.49, 0.51, 0.79, 0.81, 0.99):
         assert accepts(lenient(lenience), p=p, q=q, uniform=uniform) == (uniform < chance)
     assert not accepts(lenient(lenience), p=[0.0, 1.0], q=q, uniform=0.0)
+
+
+@pytest.mark.parametrize("lenience", [0.0, 1.5, "much"])
+def test_a_lenience_outside_its_range_is_refused(lenience):
+    with pytest.raises(ParameterError, match=r"lenience = .*must be a number from 1e-06 to 1"):
+        lenient(lenience)
 
 
 def test_no_token_is_more_likely_than_lenience_allows():

@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pjd.errors import check_number
+
 
 class AcceptInputs(NamedTuple):
     """What a test may look at. The last axis of p and q has one entry per token id.
@@ -129,8 +131,12 @@ def lenient(lenience: float) -> AcceptRule:
     often as p has it (arXiv 2211.17192, appendix A.5). Coupled drafts stay by the same test.
 
     Args:
-        lenience: above 0, at most 1, which is the ratio test.
+        lenience: from 1e-6 to 1, which is the ratio test.
+
+    Raises:
+        ParameterError: if it is outside that range.
     """
+    check_number("lenience", lenience, 1e-6, 1)
 
     def accepts(inputs: AcceptInputs) -> Tensor:
         return ratio(inputs._replace(uniforms=inputs.uniforms * lenience))
