@@ -14,6 +14,7 @@ from rich.progress import track
 
 from benchmarks import gpu as on_gpu
 from benchmarks.acceptance import RECORD, record, tests_drafts
+from benchmarks.exact import exact
 from benchmarks.measure import bandwidth, measure, transformers_ms
 from benchmarks.operations import counts as operation_counts
 from benchmarks.preview import preview
@@ -34,6 +35,7 @@ from pjd.pipeline.runs import provenance
 RESULTS = Path(__file__).parent / "results"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(exact)
 app.command()(preview)
 
 

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from pjd.decoder.acceptance import ACCEPT_RULES, AcceptInputs
+from pjd.decoder.acceptance import AcceptInputs, AcceptRule, accept_rule, lenient
+from pjd.errors import ParameterError
+from tests.decoding import DRAWS, verified
 
 
 def accepts(
-    rule: str, *, p, q, draft=0, uniform=0.5, sampled=0, codebook=None, group_size=1
+    rule: str | AcceptRule, *, p, q, draft=0, uniform=0.5, sampled=0, codebook=None, group_size=1
 ) -> bool:
     """Whether ``rule`` accepts the token ``draft``, tested by itself."""
     one = torch.tensor([[0]])
@@ -21,7 +23,7 @@ def accepts(
         group_size=group_size,
         depth=one,
     )
-    return bool(ACCEPT_RULES[rule].accepts(inputs))
+    return bool(accept_rule(rule).accepts(inputs))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,42 @@ def accepts(
 def test_the_ratio_test_accepts_with_probability_p_over_q(p, q, chance):
     for uniform in (0.0, 0.29, 0.31, 0.49, 0.51, 0.99):
         assert accepts("ratio", p=p, q=q, uniform=uniform) == (uniform < chance)
+
+
+@pytest.mark.parametrize(("lenience", "chance"), [(1.0, 0.4), (0.8, 0.5), (0.5, 0.8), (0.3, 1.0)])
+def test_a_lenient_test_accepts_with_probability_p_over_its_share_of_q(lenience, chance):
+    p, q = [0.2, 0.8], [0.5, 0.5]
+    for uniform in (0.0, 0.39, 0.41, 0.49, 0.51, 0.79, 0.81, 0.99):
+        assert accepts(lenient(lenience), p=p, q=q, uniform=uniform) == (uniform < chance)
+    assert not accepts(lenient(lenience), p=[0.0, 1.0], q=q, uniform=0.0)
+
+
+@pytest.mark.parametrize("lenience", [0.0, 1.5, "much"])
+def test_a_lenience_outside_its_range_is_refused(lenience):
+    with pytest.raises(ParameterError, match=r"lenience = .*must be a number from 1e-06 to 1"):
+        lenient(lenience)
+
+
+def test_no_token_is_more_likely_than_lenience_allows():
+    # Drawn from q, tested, and drawn from the residual where it fails.
+    p, q, lenience = torch.tensor([0.1, 0.6, 0.3]), torch.tensor([0.6, 0.3, 0.1]), 0.5
+    kept = torch.minimum(q, p / lenience)
+    residual = (p - q).clamp(min=0)
+    law = kept + (1 - kept.sum()) * residual / residual.sum()
+    drafts = torch.multinomial(q, DRAWS, replacement=True, generator=torch.manual_seed(0))
+    done = verified(
+        p.expand(DRAWS, 1, -1),
+        q.expand(DRAWS, 1, -1),
+        drafts[:, None],
+        n_drafts=1,
+        max_commits=1,
+        accept_uniforms=torch.rand(DRAWS, 1),
+        sample_uniforms=torch.rand(DRAWS, 1),
+        accept=lenient(lenience),
+    )
+    shares = torch.bincount(done.drafts.tokens[:, 0], minlength=3) / DRAWS
+    torch.testing.assert_close(shares, law, atol=0.01, rtol=0)
+    assert (law <= p / lenience).all() and law[0] > p[0]
 
 
 def test_jacobi_accepts_what_is_drawn_again():

@@ -31,7 +31,7 @@ BAD = [
     ("ar", {"min_p": 1.5}, "min_p = 1.5"),
     ("ar", {"top_k": -5}, "top_k = -5"),
     ("ar", {"seed": -1}, "seed = -1"),
-    ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group, block"),
+    ("sjd", {"accept": "luck"}, "accept = 'luck': must be one of ratio, match, group, block, "),
     (
         "mc-sjd",
         {"accept": "block"},

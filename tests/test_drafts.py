@@ -1,6 +1,7 @@
 """What is fed where nothing is committed: first drafts, and the input that starts a row."""
 
 import torch
+from scipy.stats import chisquare
 
 from pjd.decoder.drafts import draft, predecessor
 from pjd.decoder.methods import configure
@@ -8,6 +9,9 @@ from pjd.decoder.queries import build_queries
 from pjd.decoder.schedule import schedule
 from pjd.decoder.verify import proposals
 from tests.decoding import engine_of
+
+DRAWS = 4_000
+"""Images whose first drafts are compared with a distribution."""
 
 
 def test_the_stand_in_is_the_token_that_the_option_names(model):
@@ -52,3 +56,27 @@ def test_first_drafts_come_from_where_the_option_says(model):
     torch.testing.assert_close(q[2], torch.full((11,), 1 / 11))
     # The last position of a full window is left to the resampled token: it has no draft.
     assert (q[3] == 0).all()
+
+
+def test_first_drafts_are_drawn_from_the_distribution_above(model):
+    config = configure("sjd", window=12, initial="sample-above")
+    engine = engine_of(model, config, ["cat"] * DRAWS, torch.arange(DRAWS))
+    state = engine.initial_state()
+    state.committed[:, 0], state.drafted[:, 0] = 7, 2
+    # Column 8 has a carried draft, entry 8 of a ring of 13; column 14 is below it on the grid.
+    above = torch.tensor([0.5, 0.3, 0.2, *[0.0] * 8])
+    state.draft_probs[:, 0, 8] = above
+    band = schedule(state.committed, state.drafted, engine.layout, 1, config)
+    windows = draft(state, engine.layout, config, band)
+    assert windows.carried.unique().tolist() == [2]
+    queries = build_queries(state, engine.layout, engine.slots, band, windows)
+    q = proposals(state, engine.layout, config, band, windows, queries).probs
+    assert torch.equal(q[0, 7], above)
+    # Nothing is drafted above column 15: its draft is uniform, and declared so.
+    torch.testing.assert_close(q[0, 8], torch.full((11,), 1 / 11))
+    for depth in (7, 8):
+        counts = torch.bincount(windows.drafts[:, 0, depth], minlength=11).double()
+        possible = q[0, depth] > 0
+        assert counts[~possible].sum() == 0
+        expected = q[0, depth, possible].double()
+        assert chisquare(counts[possible], expected / expected.sum() * DRAWS).pvalue > 1e-3

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pjd.api import generate
-from pjd.decoder.acceptance import ACCEPT_RULES, AcceptRule, ratio
+from pjd.decoder.acceptance import ACCEPT_RULES, AcceptRule, lenient, ratio
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
 from tests.enumeration import RowEnds, decode, exact, p_value, rectangle
@@ -26,12 +26,15 @@ LOSSLESS = [
     ("sjd", {"window": 3, "initial": "sample-left"}),
     ("sjd", {"window": 3, "initial": "repeat-above"}),
     ("sjd", {"window": 3, "initial": "uniform"}),
+    ("sjd", {"window": 5, "initial": "sample-above"}),
+    ("mc-sjd", {"window": 6, "initial": "sample-above"}),
     ("sjd", {"window": 4, "top_k": 2}),
     ("sjd", {"window": 2, "accept": "block"}),
     ("sjd", {"window": 4, "accept": "block", "guidance": 2.0}),
     ("sjd", {"window": 6, "accept": "block", "initial": "uniform"}),
     ("mc-sjd", {}),
     ("mc-sjd", {"window": 3, "redraft": "gumbel"}),
+    ("mc-sjd", {"window": 6, "accept": lenient(1.0)}),
     ("gsd", {"group_size": 1}),
     ("zipar", WHOLE),
     ("zipar-adaptive", WHOLE),
@@ -39,6 +42,7 @@ LOSSLESS = [
     ("pjd", {**WHOLE, "window": 2}),
     ("pjd-plus", {**WHOLE, "guidance": 2.0}),
     ("pjd-plus", {**WHOLE, "redraft": "gumbel", "initial": "uniform"}),
+    ("pjd-plus", {**WHOLE, "initial": "sample-above"}),
     ("pjd-staircase", WHOLE),
 ]
 
@@ -74,7 +78,14 @@ def test_lossless_on_other_grids_and_models(
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("ar", {}), ("sjd", {"window": 3}), ("mc-sjd", {}), ("pjd", WHOLE), ("pjd-plus", WHOLE)],
+    [
+        ("ar", {}),
+        ("sjd", {"window": 3}),
+        ("mc-sjd", {}),
+        ("mc-sjd", {"initial": "sample-above"}),
+        ("pjd", WHOLE),
+        ("pjd-plus", WHOLE),
+    ],
 )
 def test_lossless_with_forced_row_ends(method, options):
     assert check(RowEnds(2, 2, vocabulary=3, seed=1), method, options) > 1e-3
@@ -117,6 +128,7 @@ def test_the_staircase_with_forced_row_ends():
         ("sjd", {"window": 4, "accept": AcceptRule(ratio, correction="sampled")}, 0),
         # Which drafts a block accepts depends on later ones: those that stay are no samples.
         ("mc-sjd", {"window": 6, "accept": ACCEPT_RULES["block"], "guidance": 2.0}, 0),
+        ("mc-sjd", {"window": 6, "accept": "lenient"}, 0),
         ("pjd", {"context": 1}, 0),
         ("pjd-plus", {"context": 1}, 0),
     ],

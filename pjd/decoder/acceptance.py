@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pjd.errors import check_number
+
 
 class AcceptInputs(NamedTuple):
     """What a test may look at. The last axis of p and q has one entry per token id.
@@ -122,11 +124,33 @@ def block(inputs: AcceptInputs) -> Tensor:
     return torch.cat([longest, torch.zeros_like(is_draft[:, :1])], dim=1)
 
 
+def lenient(lenience: float) -> AcceptRule:
+    """Accept x with probability min(1, p(x) / (lenience * q(x))); never if p(x) is 0.
+
+    Not exact below a lenience of 1: of a draft from q, a token may come up to 1 / lenience times as
+    often as p has it (arXiv 2211.17192, appendix A.5). Coupled drafts stay by the same test.
+
+    Args:
+        lenience: from 1e-6 to 1, which is the ratio test.
+
+    Raises:
+        ParameterError: if it is outside that range.
+    """
+    check_number("lenience", lenience, 1e-6, 1)
+
+    def accepts(inputs: AcceptInputs) -> Tensor:
+        return ratio(inputs._replace(uniforms=inputs.uniforms * lenience))
+
+    accepts.__name__ = f"lenient {lenience:g}"
+    return AcceptRule(accepts)
+
+
 ACCEPT_RULES: dict[str, AcceptRule] = {
     "ratio": AcceptRule(ratio),
     "match": AcceptRule(match, correction="sampled"),
     "group": AcceptRule(group),
     "block": AcceptRule(block, share=survival),
+    "lenient": lenient(0.75),
 }
 """Tests by the name that the option ``accept`` takes; it takes a rule itself too."""
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 Layout = Literal["raster", "rows"]
 Mask = Literal["row-causal", "none", "released"]
-Accept = Literal["ratio", "match", "group", "block"]
+Accept = Literal["ratio", "match", "group", "block", "lenient"]
 Resample = Literal["every-row", "top-row"]
 Start = Literal["context", "adaptive"]
 Lag = Literal["at-start", "fixed"]
 DraftLimit = Literal["row-above", "window", "released"]
 StandIn = Literal["newest", "last-column", "above"]
-Initial = Literal["random", "uniform", "repeat-left", "sample-left", "repeat-above", "preview"]
+Initial = Literal[
+    "random", "uniform", "repeat-left", "sample-left", "repeat-above", "sample-above", "preview"
+]
 Redraft = Literal["fresh", "coupled", "gumbel", "threshold"]
 Finish = Literal["aligned", "released"]
 
@@ -82,8 +84,10 @@ class DecodeConfig:
         initial: the first draft of a position. "random": a random token, declared as certain;
             "uniform": a random token, declared as uniform; "repeat-left": the token to its left;
             "sample-left": the likeliest token of the draft distribution to its left;
-            "repeat-above": the token above it; "preview": the code at the same place of the grid
-            before, for models of several grids. Where there is no such token: random.
+            "repeat-above": the token above it; "sample-above": drawn from the draft distribution
+            above it, and declared so; "preview": the code at the same place of the grid before, for
+            models of several grids. Where there is none of these: uniform for "sample-above", else
+            random.
         accept: the test of a draft: the name of one of
             :data:`pjd.decoder.acceptance.ACCEPT_RULES`, or such a rule itself.
         group_size: G; a group has a token and at most G // 2 neighbours on either side, for

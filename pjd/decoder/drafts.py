@@ -9,6 +9,7 @@ from torch import Tensor
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.grid import RowLayout
 from pjd.decoder.noise import DRAFT, uniform
+from pjd.decoder.sampling import inverse_cdf_sample
 from pjd.decoder.schedule import Band
 from pjd.decoder.state import State
 
@@ -45,7 +46,11 @@ def draft(state: State, layout: RowLayout, config: DecodeConfig, band: Band) -> 
     position = layout.position(row, column)
     noise = uniform(state.iteration[..., None], position, state=state.streams[..., DRAFT, None])
     initial = (noise * layout.vocabulary).long()
-    if config.initial not in ("random", "uniform"):
+    if config.initial == "sample-above":
+        places = (part.flatten(1) for part in (row.expand_as(column), column))
+        probs = distribution_above(state, layout, *places)
+        initial = inverse_cdf_sample(probs, noise.flatten(1)).view_as(column)
+    elif config.initial not in ("random", "uniform"):
         source = copied(state, layout, config, band, tokens, carried, column)
         is_code = (source >= 0) & (source < layout.vocabulary)
         initial = torch.where(is_code, source, initial)
@@ -80,11 +85,7 @@ def copied(
     if config.initial == "preview":
         return state.preview[state.batch_index[..., None], band.row[..., None], column]
     if config.initial == "repeat-above":
-        # In the raster layout the token above is one grid row back.
-        row = band.row[..., None] - (0 if layout.raster else 1)
-        above = column - layout.grid.stride if layout.raster else column
-        known = (row >= 0) & (above >= 0)
-        row, above = row.clamp(min=0), above.clamp(min=0)
+        row, above, known = place_above(layout, band.row[..., None], column)
         known &= state.committed.gather(1, row.squeeze(-1))[..., None] > above
         return torch.where(known, state.tokens[state.batch_index[..., None], row, above], -1)
     last = state.tokens[state.batch_index, band.row, (band.committed - 1).clamp(min=0)]
@@ -96,6 +97,42 @@ def copied(
         left = tokens.gather(-1, end[..., None]).squeeze(-1)
     source = torch.where(carried > 0, left, torch.where(band.committed > 0, last, -1))
     return source[..., None].expand_as(column)
+
+
+def place_above(layout: RowLayout, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and column, int64 [...], of the token above, and whether there is one, bool [...].
+
+    In the raster layout the token above is one grid row back. Where there is none, the place is
+    some other one of the image.
+    """
+    row = row - (0 if layout.raster else 1)
+    above = column - layout.grid.stride if layout.raster else column
+    return row.clamp(min=0), above.clamp(min=0), (row >= 0) & (above >= 0)
+
+
+def distribution_above(state: State, layout: RowLayout, row: Tensor, column: Tensor) -> Tensor:
+    """What first drafts are drawn from with ``initial`` "sample-above".
+
+    It depends on tokens before the position alone, so that a draft from it is tested exactly.
+
+    Args:
+        state: of the batch, before the iteration.
+        layout: the decoder's.
+        row: int64 [batch, positions].
+        column: int64 [batch, positions].
+
+    Returns:
+        float [batch, positions, ids]; uniform where the state does not have the distribution above.
+    """
+    row, above, known = place_above(layout, row, column)
+    # The state has those of the drafts.
+    end = state.committed.gather(1, row)
+    known &= (above >= end) & (above < end + state.drafted.gather(1, row))
+    uniform_probs = state.draft_probs.new_zeros(layout.n_ids)
+    uniform_probs[: layout.vocabulary] = 1 / layout.vocabulary
+    return torch.where(
+        known[..., None], state.draft_probs[state.ring_index(row, above)], uniform_probs
+    )
 
 
 def predecessor(state: State, layout: RowLayout, config: DecodeConfig, band: Band) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pjd.decoder import released
 from pjd.decoder.acceptance import AcceptInputs, accept_rule
 from pjd.decoder.config import DecodeConfig
-from pjd.decoder.drafts import Windows
+from pjd.decoder.drafts import Windows, distribution_above
 from pjd.decoder.grid import RowLayout
 from pjd.decoder.noise import Noise
 from pjd.decoder.queries import Queries, per_query
@@ -65,7 +65,7 @@ def proposals(
 
     A draft of the iteration before has the distribution that it was drawn from then. A first
     draft is declared as certain (all of q on that token) or, with ``initial`` "uniform", as
-    uniform.
+    uniform, or with "sample-above" as what it was drawn from.
 
     Args:
         state: of the batch.
@@ -86,9 +86,13 @@ def proposals(
     probs = state.draft_probs[state.ring_index(queries.row, column)]
     probs.masked_fill_(~known[..., None], 0.0)
     certain = initial = tested & ~known
-    if config.initial == "uniform":
+    if config.initial in ("uniform", "sample-above"):
         certain = initial & (layout.forced(column) | (depth < 0))
-        probs[..., : layout.vocabulary] += (initial & ~certain)[..., None] / layout.vocabulary
+        drawn = (initial & ~certain)[..., None]
+        if config.initial == "uniform":
+            probs[..., : layout.vocabulary] += drawn / layout.vocabulary
+        else:
+            probs += drawn * distribution_above(state, layout, queries.row, column)
     probs.scatter_add_(-1, token[..., None], certain[..., None].to(probs.dtype))
     return Drafts(token, probs)
 
