@@ -260,6 +260,7 @@ LARGER = {
     "SJD, W = 16": "sjd",
     "MC-SJD, W = 32 (exact)": "mc-sjd-32",
     "MC-SJD, W = 64 (exact)": "mc-sjd-64",
+    "MC-SJD, W = 64, first drafts from above (exact)": "mc-sjd-64-above",
     "PJD, c = 8": "pjd-8",
     "PJD, c = 4": "pjd-4",
     "PJD-staircase, c = 8": "pjd-staircase-8",

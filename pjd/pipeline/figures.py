@@ -202,18 +202,18 @@ def noise(setting: str) -> float:
     return max(-repeat.gap_low, repeat.gap_high)
 
 
-def sweep(setting: str) -> pd.DataFrame:
-    """The runs of a setting that change nothing but their method's knob, AR left out.
+def sweep(setting: str, also: list[str] | tuple[str, ...] = ()) -> pd.DataFrame:
+    """Runs of a setting that change nothing but their method's knob, and those named in ``also``.
 
-    Returns:
-        Rows of the table of all runs, with the ``knob``'s value and its ``letter``.
+    Rows of the table of all runs, AR left out, with the ``knob``'s value and its ``letter``.
     """
     table, planned = results(), parameters()["runs"]
     knobs = {name: preset.knob for name, preset in PRESETS.items() if preset.knob is not None}
     plain = [
         run
         for run, method in zip(table.run, table.method, strict=True)
-        if method in knobs and set(planned[run]["options"]) <= {"method", knobs[method]}
+        if run in also
+        or (method in knobs and set(planned[run]["options"]) <= {"method", knobs[method]})
     ]
     chosen = table.loc[plain][table.loc[plain].setting == setting]
     values = [row[knobs[row["method"]]] for row in chosen.to_dict("records")]
