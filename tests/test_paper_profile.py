@@ -47,28 +47,22 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
             "machine": {"device": "cpu", "dtype": "float32", "threads": 1},
             "settings": {
                 "captions": {**captions, "ar": "ar", "top_k": 5},
-                "captions-top-3": {**captions, "ar": "other-ar", "top_k": 3},
                 "parti": {**parti, "ar": "parti-ar", "top_k": 5},
             },
             "runs": {
                 "ar": run("main", "captions", method="ar"),
                 "ar-repeat": run("main", "captions", method="ar", seed=1000000),
+                "sjd": run("main", "captions", method="sjd"),
                 "pjd-8": run("main", "captions", method="pjd", context=8),
                 "pjd-16": run("main", "captions", method="pjd", context=16),
-                "pjd-nomask-8": run("mask", "captions", method="pjd-nomask", context=8),
                 "parti-ar": run("parti", "parti", method="ar"),
                 "parti-pjd-8": run("parti", "parti", method="pjd", context=8),
-                "other-ar": run("models", "captions-top-3", method="ar"),
             },
             "probe_pictures": 64,
             "figures": {
                 "fig01_pairs": {"notebook": "fig01_pairs", "options": {}},
                 "fig02_attention": {"notebook": "fig02_attention", "options": {"images": 1}},
                 "fig06_context_tokens": {"notebook": "fig06_context_tokens", "options": {}},
-                "fig14_mask": {
-                    "notebook": "compared",
-                    "options": {"runs": ["pjd-8", "pjd-nomask-8"]},
-                },
                 "table1_main": {"notebook": "table1_main", "options": {}},
                 "table2_held_out": {
                     "notebook": "table2_held_out",
@@ -78,7 +72,6 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
                         "runs": ["parti-ar", "parti-pjd-8"],
                     },
                 },
-                "table4_mask": {"notebook": "table4_mask", "options": {}},
             },
         },
     )
