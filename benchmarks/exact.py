@@ -182,7 +182,8 @@ def exact(
 ) -> None:
     """Count the steps of what was tried beyond MC-SJD and PJD-plus (docs/tried.md).
 
-    A case that the file has already is kept: delete the file to measure all anew.
+    A case that the file has already is kept, with the commit that measured it: delete the file to
+    measure all anew.
     """
     torch.set_num_threads(threads)
     loaded = load(model)
@@ -198,8 +199,10 @@ def exact(
     for case in track(wanted, model, console=Console(stderr=True)):
         of_ar = done.get("ar", {}).get("log_likelihood")
         baseline = None if of_ar is None else torch.tensor(of_ar, dtype=torch.float64)
-        done[case.name] = measured(loaded, captions, case, baseline)
-        write_json(output, provenance(models=of_models))
+        made = provenance()
+        case_commit = {"commit": made.pop("commit")}
+        done[case.name] = measured(loaded, captions, case, baseline) | case_commit
+        write_json(output, {**made, "models": of_models})
     show(done)
 
 

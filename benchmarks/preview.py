@@ -20,7 +20,7 @@ from benchmarks.two_grids import HELD_OUT, WITH, WITHOUT, held_out, train
 from pjd.api import generate
 from pjd.decoder.config import DecodeConfig, Initial
 from pjd.decoder.engine import Decoded, Engine
-from pjd.decoder.grids import at_same_place, encode_after, grids_of, seeds_of_grid
+from pjd.decoder.grids import at_same_place, encode_after, grids_of
 from pjd.decoder.methods import configure
 from pjd.measure.fidelity import bootstrap, code_logits
 from pjd.models.emoji import EmojiModel
@@ -93,8 +93,7 @@ def last_grid(
     if model.before is not None:
         preview = at_same_place(previews[-1], model.before.grid, model.grid)
     prompt = encode_after(model, prompts, previews, config.guided)
-    own = seeds_of_grid(seeds, len(previews))
-    return Engine(model, config, prompt, own, preview=preview).run()
+    return Engine(model, config, prompt, seeds, number=len(previews), preview=preview).run()
 
 
 def scores(

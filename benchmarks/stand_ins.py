@@ -118,8 +118,9 @@ def unchanged(p: Tensor, q: Tensor) -> Tensor:
 class Redrafted:
     """Coupled drafts whose distribution is not p, but one that it leads to.
 
-    Exact: it depends on tokens before the position alone, and is what the draft is declared as. The
-    coupling is by the ratio test, whatever the option ``accept`` says of the drafts in front.
+    Exact, if the option ``accept`` is: it depends on tokens before the position alone, and is what
+    the draft is declared as. The coupling is by the ratio test, whatever ``accept`` says of the
+    drafts in front.
 
     Args:
         toward: gives that distribution.

@@ -1,7 +1,7 @@
 """A tiny model that writes a preview of 8x8 codes and then the image, and its control without one.
 
 Both go on from the weights of an embedded model, on the same pictures in the same order. Their
-weights do not ship: some twenty minutes on a core make each of them again.
+weights do not ship: a quarter of an hour on a core makes each of them again.
 """
 
 from pathlib import Path
