@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.exact_probs import fidelity
+from benchmarks.likelihood import nats_and_excess
 from benchmarks.retest import Retest
 from benchmarks.siblings import Siblings
 from benchmarks.stand_ins import FirstDrafts, Redrafted, averaged, sharpened, unchanged
@@ -134,8 +134,9 @@ def measured(
         baseline: float64 [images], nats per token of AR's own images; None: this is AR.
 
     Returns:
-        Means over images: steps, their standard error, codes fed per step; gap and local gap (see
-        :func:`benchmarks.exact_probs.fidelity`), each with its 95 % interval; and what was watched.
+        Means over images: steps, their standard error, codes fed per step; gap and excess (see
+        :func:`benchmarks.likelihood.nats_and_excess`), each with its 95 % interval; and what was
+        watched.
     """
     with ExitStack() as stack:
         # A stand-in that remembers images finds each in its place: none is dropped.
@@ -151,9 +152,10 @@ def measured(
     if isinstance(case.stand_in, Siblings):
         steps = steps - case.stand_in.saved
         fed = fed + case.stand_in.fed_beside * steps
-    own, local = fidelity(model, prompts, result.tokens, result.config)
+    sampling = result.config.guidance, result.config.temperature
+    own, beyond = nats_and_excess(model, prompts, result.tokens, *sampling)
     gap = bootstrap((own - (own if baseline is None else baseline)).numpy())
-    local_gap = bootstrap(local.numpy())
+    excess = bootstrap(beyond.numpy())
     found = {
         "idea": case.idea,
         "case": case.name,
@@ -162,9 +164,7 @@ def measured(
         "compression": round(model.grid.n_codes / float(steps.mean()), 3),
         "fed": round(float((fed / steps).mean()), 2),
         "gap": [round(number, 4) for number in (gap.mean, gap.low, gap.high)],
-        "local_gap": [
-            round(number, 4) for number in (local_gap.mean, local_gap.low, local_gap.high)
-        ],
+        "excess": [round(number, 4) for number in (excess.mean, excess.low, excess.high)],
     }
     if baseline is None:
         found["log_likelihood"] = [round(float(one), 5) for one in own]
@@ -196,12 +196,12 @@ def exact(
         case for case in every if case.idea == "AR" or re.search(only, f"{case.idea}: {case.name}")
     ]
     wanted = [case for case in chosen if case.name not in done]
+    made = provenance()
+    commit = {"commit": made.pop("commit")}
     for case in track(wanted, model, console=Console(stderr=True)):
         of_ar = done.get("ar", {}).get("log_likelihood")
         baseline = None if of_ar is None else torch.tensor(of_ar, dtype=torch.float64)
-        made = provenance()
-        case_commit = {"commit": made.pop("commit")}
-        done[case.name] = measured(loaded, captions, case, baseline) | case_commit
+        done[case.name] = measured(loaded, captions, case, baseline) | commit
         write_json(output, {**made, "models": of_models})
     show(done)
 

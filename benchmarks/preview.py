@@ -16,13 +16,14 @@ import typer
 from torch import Tensor
 
 import pjd
+from benchmarks.likelihood import nats_and_excess
 from benchmarks.two_grids import HELD_OUT, WITH, WITHOUT, held_out, train
 from pjd.api import generate
 from pjd.decoder.config import DecodeConfig, Initial
 from pjd.decoder.engine import Decoded, Engine
 from pjd.decoder.grids import at_same_place, encode_after, grids_of
 from pjd.decoder.methods import configure
-from pjd.measure.fidelity import bootstrap, code_logits
+from pjd.measure.fidelity import bootstrap
 from pjd.models.emoji import EmojiModel
 from pjd.paths import DATA, ROOT
 from pjd.pipeline.files import read_table, write_json
@@ -96,32 +97,6 @@ def last_grid(
     return Engine(model, config, prompt, seeds, number=len(previews), preview=preview).run()
 
 
-def scores(
-    model: EmojiModel, prompts: list[str], tokens: Tensor, previews: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """How likely images are under their model, by the mean over their codes.
-
-    Args:
-        model: with the guidance that decoded.
-        prompts: one per image.
-        tokens: codes int64 [images, R * C].
-        previews: codes of the grids before the last, each int64 [images, R * C].
-
-    Returns:
-        nats, the log-likelihood, and excess, by how much it is above its expectation: the negative
-        entropy of what each code is drawn from; float64 [images] both. The excess of AR's images is
-        0 on average, and differs much less from image to image than the nats do.
-    """
-    guidance = float(model.sampling["guidance"])
-    nats, excess = [], []
-    for codes, logits in code_logits(model, prompts, tokens, guidance, 1.0, previews=previews):
-        logs = logits.double().log_softmax(-1)
-        of_codes = logs.gather(-1, codes[..., None]).squeeze(-1)
-        nats.append(of_codes.mean(1))
-        excess.append((of_codes - (logs.exp() * logs).sum(-1)).mean(1))
-    return torch.cat(nats), torch.cat(excess)
-
-
 def measured(
     model: EmojiModel, prompts: list[str], start: int, done: set[tuple[str, str]]
 ) -> Iterator[pd.DataFrame]:
@@ -135,7 +110,7 @@ def measured(
 
     Yields:
         One row per image: model, name, initial, image, steps, and nats and excess, see
-        :func:`scores`.
+        :func:`benchmarks.likelihood.nats_and_excess`.
     """
     images = start + torch.arange(len(prompts))
     before = grids_of(model)[:-1]
@@ -148,7 +123,9 @@ def measured(
                 continue
             config = replace(plain, initial=initial)
             decoded = last_grid(model, prompts, previews, config, case.seed + images)
-            nats, excess = scores(model, prompts, decoded.tokens, previews)
+            nats, excess = nats_and_excess(
+                model, prompts, decoded.tokens, config.guidance, previews=previews
+            )
             yield pd.DataFrame(
                 {
                     "model": model.name,

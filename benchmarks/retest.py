@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.exact_probs import exact_probs
+from benchmarks.likelihood import exact_probs
 from pjd.api import Result
 from pjd.decoder.acceptance import likelihood
 from pjd.decoder.commit import commit

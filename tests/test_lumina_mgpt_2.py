@@ -19,7 +19,7 @@ from pjd.measure.audit import audit
 from pjd.models import lumina_mgpt_2 as lumina
 from pjd.models.catalogue import CATALOGUE, INDEX
 from pjd.models.movq import MoVQ
-from tests.backbones import BASE, logits_by_column
+from tests.backbones import BASE, exact_greedy, logits_by_column
 from tests.test_movq import CODES, CONFIG, tiny_movq
 
 ROWS, COLUMNS = 8, 4
@@ -103,14 +103,11 @@ def test_greedy_decoding_equals_the_official_loop(language, movq):
     assert len(expected.unique()) > 3 and not torch.equal(expected[0], expected[1])
     assert not torch.equal(expected, constant)
     model = tiny(language, movq)
-    off = {"temperature": 0, "guidance": GUIDANCE, "top_k": 0}
-    exact = {"ar": {}, "sjd": {"window": 5}, "mc-sjd": {}, "jacobi": {}, "pjd": {"context": 4}}
-    for method, options in exact.items():
-        result = generate(model, PROMPTS, method, **off, **options)
+    for method, result in exact_greedy(model, PROMPTS, guidance=GUIDANCE, top_k=0):
         assert torch.equal(result.tokens, expected), method
     # Below the least scale it is the least.
     for scale in (4.0, 2.0):
-        result = generate(model, PROMPTS, "ar", **{**off, "guidance": scale})
+        result = generate(model, PROMPTS, "ar", temperature=0, guidance=scale, top_k=0)
         assert torch.equal(result.tokens, constant)
 
 

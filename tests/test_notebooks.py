@@ -70,7 +70,7 @@ def test_names_no_place_of_one_machine(notebook: Notebook) -> None:
 @pytest.mark.parametrize(
     ("text", "blocked"),
     [
-        ("open('/root/data')", True),
+        ("open('/home/me/data')", True),
         ("/root", True),
         ("see /home/me/x.png", True),
         ("notebooks/work/x", False),

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.likelihood import nats_and_excess
 from benchmarks.preview import (
     CASES,
     captions,
     first_drafts,
     intervals,
     known,
-    scores,
     shown,
     summary,
 )
@@ -86,12 +86,12 @@ def test_a_picture_of_half_the_size_is_encoded_first(start):
 def test_scores_are_the_likelihood_and_its_excess(both):
     result = generate(both, PROMPTS, "ar")
     previews = list(result.previews)
-    nats, excess = scores(both, PROMPTS, result.tokens, previews)
+    nats, excess = nats_and_excess(both, PROMPTS, result.tokens, 2.0, previews=previews)
     expected, _ = log_likelihood(both, PROMPTS, result.tokens, 2.0, 1.0, previews=previews)
     torch.testing.assert_close(nats, expected.double().mean(1))
     # Over many images of AR the excess is 0, which the likelihood itself is not.
     many = generate(both, PROMPTS * 200, "ar")
-    nats, excess = scores(both, PROMPTS * 200, many.tokens, list(many.previews))
+    nats, excess = nats_and_excess(both, PROMPTS * 200, many.tokens, 2.0, previews=many.previews)
     error = float(excess.std()) / 400**0.5
     assert abs(float(excess.mean())) < 4 * error < float(-nats.mean()) / 4
 

@@ -10,10 +10,8 @@ from pjd.decoder.methods import configure
 from pjd.decoder.verify import proposals
 from pjd.errors import ParameterError
 from pjd.measure.fidelity import log_likelihood
-from tests.backbones import CODES, plain_logits, sequence, tiny_llama
+from tests.backbones import CODES, exact_greedy, plain_logits, sequence, tiny_llama
 from tests.test_grids import LARGE, PROMPTS, SMALL, two_grids
-
-EXACT = {"sjd": {"window": 4}, "mc-sjd": {}, "jacobi": {}, "pjd": {"context": 5}}
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "row-ends"])
@@ -58,8 +56,7 @@ def test_greedy_codes_are_those_of_ar_and_need_fewest_steps_if_the_preview_has_t
     model, _ = two_grids(row_end)
     options = {"temperature": 0, "guidance": 2.0}
     expected = generate(model, PROMPTS, "ar", **options)
-    for method, more in EXACT.items():
-        found = generate(model, PROMPTS, method, initial="preview", **more, **options)
+    for method, found in exact_greedy(model, PROMPTS, initial="preview", guidance=2.0):
         assert torch.equal(found.tokens, expected.tokens), method
         assert torch.equal(found.previews[0], expected.previews[0]), method
     config = configure("sjd", window=4, initial="preview", **options)
