@@ -18,6 +18,7 @@ from benchmarks.exact import exact
 from benchmarks.measure import bandwidth, measure, transformers_ms
 from benchmarks.operations import counts as operation_counts
 from benchmarks.preview import preview
+from benchmarks.quantized import quantized
 from benchmarks.released import cases as released_cases
 from benchmarks.released import measured as released_steps
 from benchmarks.shapes import SHAPES
@@ -37,6 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(exact)
 app.command()(preview)
+app.command()(quantized)
 
 
 def names(text: str, option: str, known: Sequence[str]) -> list[str]:

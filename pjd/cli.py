@@ -65,6 +65,9 @@ BatchSize = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Quantize = Annotated[
+    str | None, typer.Option(help="int8: weights in 8 bits, which need half the memory.")
+]
 Compiled = Annotated[
     bool | None, typer.Option(help="Slow at first, then faster; default: if it most likely pays.")
 ]
@@ -86,7 +89,7 @@ def decode(
     """Decode the images that are not in ``output`` yet; returns the number that failed."""
     from pjd.jobs import circumstances, is_made, origin, plan, run, save
 
-    jobs = plan(prompts, images, origin(name, how["dtype"]), config)
+    jobs = plan(prompts, images, origin(name, how["dtype"], how["quantize"]), config)
     missing = [job for job in jobs if not is_made(output, job)]
     if len(missing) < len(jobs):
         typer.echo(f"{len(jobs) - len(missing)} of {len(jobs)} images are in {output} already")
@@ -135,6 +138,7 @@ def generate(
     workers: Annotated[int, typer.Option(help="Processes; more than one needs Ray.")] = 1,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     compiled: Compiled = None,
     output: Output = Path("out"),
 ) -> None:
@@ -149,7 +153,7 @@ def generate(
     config = configure_for(name, method, **options)
     check_integer("images", images, 1, 1_000_000)
     check_integer("workers", workers, 1, 1024)
-    batch_size, captions = check_common(name, prompts, file, batch_size, device, dtype)
+    batch_size, captions = check_common(name, prompts, file, batch_size, device, dtype, quantize)
     if workers == 1 or device is None:
         # Several workers may be on other machines, whose GPUs only Ray knows.
         device = choose_device(device)
@@ -163,6 +167,7 @@ def generate(
         workers=workers,
         device=device,
         dtype=dtype,
+        quantize=quantize,
         compiled=choose_compiled(compiled, name, device, images * len(captions)),
     )
     if failed:
@@ -184,6 +189,7 @@ def compare(
     batch_size: BatchSize = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     compiled: Compiled = None,
     output: Output = Path("out"),
 ) -> None:
@@ -202,7 +208,7 @@ def compare(
             seed=seed,
             context=context if PRESETS[method].by_rows else None,
         )
-    batch_size, captions = check_common(model, prompts, file, batch_size, device, dtype)
+    batch_size, captions = check_common(model, prompts, file, batch_size, device, dtype, quantize)
     check_integer("images", images, 1, 10_000)
     captions = [caption for caption in captions for _ in range(images)]
     device = choose_device(device)
@@ -211,7 +217,8 @@ def compare(
     from pjd.decoder.grids import tokens_of
     from pjd.pipeline.figures import image_rows, style
 
-    loaded = load(model, device, dtype, choose_compiled(compiled, model, device, len(captions)))
+    compiles = choose_compiled(compiled, model, device, len(captions))
+    loaded = load(model, device, dtype, compiles, quantize)
     results = {}
     with progress_bar(len(configs) * len(captions)) as (advance, _):
         for method, config in configs.items():

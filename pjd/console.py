@@ -83,6 +83,7 @@ def check_common(
     batch_size: int | None,
     device: str | None,
     dtype: str | None,
+    quantize: str | None = None,
 ) -> tuple[int, list[str]]:
     """Check what `generate` and `compare` share, before a model is loaded.
 
@@ -92,10 +93,11 @@ def check_common(
     Raises:
         ParameterError: naming the parameter, its value and what is allowed.
     """
-    from pjd.models.registry import check_device, check_dtype, resolve
+    from pjd.models.registry import check_device, check_dtype, check_quantize, resolve
 
     together = images_together(model, batch_size)
     check_dtype(dtype)
+    check_quantize(quantize, model, dtype)
     check_device(device)
     captions = read_captions(model, prompts, file)
     resolve(model)

@@ -30,8 +30,8 @@ class Job:
         prompt: the caption.
         seed: of its random numbers.
         name: of its file; it differs if anything in ``record`` does.
-        record: all that the image is made from: model, digest of the weights, dtype, prompt,
-            options and seed.
+        record: all that the image is made from: model, digest of the weights, dtype, what they are
+            rounded to if anything, prompt, options and seed.
     """
 
     number: int
@@ -41,12 +41,13 @@ class Job:
     record: dict[str, Any]
 
 
-def origin(name: str, dtype: str | None) -> dict[str, str]:
+def origin(name: str, dtype: str | None, quantize: str | None = None) -> dict[str, str]:
     """What the images of a model are made from, whatever the prompts and options.
 
     Args:
         name: see :func:`pjd.load`.
         dtype: that is asked for; None: the model's own.
+        quantize: what the weights are rounded to; None: nothing, and then nothing is said.
 
     Raises:
         ValueError: naming a file of the model that is damaged.
@@ -55,6 +56,7 @@ def origin(name: str, dtype: str | None) -> dict[str, str]:
         "model": resolve(name).name,
         "weights": weights_of(name),
         "dtype": dtype or default_dtype(name),
+        **({} if quantize is None else {"quantize": quantize}),
     }
 
 
@@ -77,7 +79,7 @@ def plan(
     Args:
         prompts: the captions.
         images: per caption.
-        origin: what else the images are made from: model, digest of its weights, dtype.
+        origin: what else the images are made from, see :func:`origin`.
         config: the method and its options.
     """
     jobs = []

@@ -155,6 +155,13 @@ class ImageGPTModel(BlockModel):
         self.codebook = F.normalize(F.pad(colours, (0, 1), value=1.0), dim=-1)
         self.colours = (127.5 * (colours + 1)).round().clamp(0, 255).to(torch.uint8)
 
+    def to(self, device: torch.device | str) -> "ImageGPTModel":
+        """Move the model; returns itself."""
+        for module in (self.transformer, self.output):
+            module.to(device)
+        self.codebook, self.colours = self.codebook.to(device), self.colours.to(device)
+        return self
+
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
         """The token that begins an image, for each of ``prompts``, which say nothing."""
         begin = torch.full((len(prompts), 1), self.vocabulary, device=self.device)

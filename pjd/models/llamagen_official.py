@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,14 @@ class OfficialLlamaGen(LlamaGenModel):
         labels = torch.tensor([int(prompt) for prompt in prompts], device=self.device)
         return labels, torch.ones(len(prompts), 1, dtype=torch.bool, device=self.device)
 
+    def to(self, device: torch.device | str) -> "OfficialLlamaGen":
+        """Move the model, its text encoder too if that is a module; returns itself."""
+        for part in (self.transformer, self.pixels, self.captions):
+            if isinstance(part, nn.Module):
+                part.to(device)
+        self.codebook = self.codebook.to(device)
+        return self
+
     def encode(self, prompts: list[str], guided: bool) -> Prompt:
         """Embed the prompts and, if ``guided``, as many unconditional ones."""
         return self.prefix(*self.condition(prompts), guided)
@@ -205,10 +213,37 @@ def load_vq(tensors: dict[str, Tensor], source: str) -> LlamaGenVQ:
     return vq
 
 
-def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
-    """The text encoder flan-t5-xl.
+class TextEncoder(nn.Module):
+    """Captions to features by a T5; an :data:`Encoder`.
 
     It cleans captions as the official code does, see :func:`pjd.models.clean_caption.clean`.
+
+    Args:
+        words: the tokenizer.
+        encoder: of transformers.
+    """
+
+    def __init__(self, words: Any, encoder: Any) -> None:
+        """Hold both, in evaluation mode."""
+        super().__init__()
+        self.words, self.encoder = words, encoder.eval()
+
+    @torch.no_grad()
+    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Features of captions and their mask, right-aligned."""
+        found = self.words(
+            [clean(caption) for caption in captions],
+            max_length=CAPTION,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.encoder.device)
+        features = self.encoder(found.input_ids, attention_mask=found.attention_mask)
+        return align(features.last_hidden_state, found.attention_mask.bool())
+
+
+def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> TextEncoder:
+    """The text encoder flan-t5-xl.
 
     Args:
         folder: of the encoder, with its tokenizer.
@@ -239,22 +274,7 @@ def t5(folder: Path, device: torch.device | str, dtype: torch.dtype) -> Encoder:
     ]
     if wrong:
         raise ValueError(f"{folder} does not fit T5EncoderModel: {'; '.join(wrong)}")
-    encoder = encoder.to(device).eval()
-
-    @torch.no_grad()
-    def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Features of captions and their mask, right-aligned."""
-        found = words(
-            [clean(caption) for caption in captions],
-            max_length=CAPTION,
-            padding="max_length",
-            truncation=True,
-            return_tensors="pt",
-        ).to(device)
-        features = encoder(found.input_ids, attention_mask=found.attention_mask)
-        return align(features.last_hidden_state, found.attention_mask.bool())
-
-    return encode
+    return TextEncoder(words, encoder.to(device))
 
 
 def align(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The models by name: where their weights are, their defaults, and how to load them."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ EMOJI = {"emoji-128": 16.0e6, "emoji-96": 4.5e6, "emoji-64": 4.5e6}
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZED = ("int8",)
+"""What the weights of a transformer may be rounded to, see :mod:`pjd.models.quantize`."""
 
 
 EMBEDDED_FILES = ("model.json", "model.safetensors")
@@ -186,6 +189,28 @@ def check_dtype(dtype: str | None) -> None:
         check_choice("dtype", dtype, DTYPES)
 
 
+def check_quantize(quantize: str | None, name: str, dtype: str | None) -> None:
+    """Check what the weights are rounded to, before anything is loaded.
+
+    Args:
+        quantize: one of :data:`QUANTIZED`; None: they stay as they are.
+        name: see :func:`resolve`.
+        dtype: of the arithmetic; None: the model's own.
+
+    Raises:
+        ParameterError: if it is neither, if torchao is missing, or beside float16, whose largest
+            number products with unscaled integers may exceed.
+    """
+    if quantize is None:
+        return
+    check_choice("quantize", quantize, QUANTIZED)
+    if find_spec("torchao") is None:
+        raise ParameterError("quantize", quantize, "needs torchao: pip install 'pjd[int8]'")
+    if (dtype or default_dtype(name)) == "float16":
+        allowed = "must be bfloat16 or float32 beside quantize: sums could exceed its range"
+        raise ParameterError("dtype", "float16", allowed)
+
+
 def check_device(device: str | None) -> None:
     """Raise :class:`ParameterError` unless ``device`` is one of :data:`DEVICES`, or None."""
     if device is not None:
@@ -231,7 +256,11 @@ def choose_compiled(compiled: bool | None, name: str, device: str | None, images
 
 
 def load(
-    name: str = "emoji", device: str = "cpu", dtype: str | None = None, compiled: bool = False
+    name: str = "emoji",
+    device: str = "cpu",
+    dtype: str | None = None,
+    compiled: bool = False,
+    quantize: str | None = None,
 ) -> "ImageModel":
     """Load a model.
 
@@ -243,9 +272,11 @@ def load(
         dtype: of its arithmetic, one of :data:`DTYPES`; None: float32 for an embedded model,
             the catalogue's for an official one, which is bfloat16 for all but ImageGPT.
         compiled: see :func:`pjd.decoder.compiled.compile_model`.
+        quantize: "int8": weights in 8 bits, see :mod:`pjd.models.quantize`; they are made on the
+            CPU, so that the device never holds those of 16 bits. None: weights in ``dtype``.
 
     Raises:
-        ParameterError: for an unknown name or dtype, or missing weights.
+        ParameterError: for an unknown name, dtype or quantize, or missing weights or packages.
         FileNotFoundError: if an official checkpoint lacks a file.
         ValueError: if a file is damaged or of another model, or a tensor is missing, unexpected or
             of another shape.
@@ -253,21 +284,29 @@ def load(
     folder = resolve(name)
     checkpoint = official(name)
     check_dtype(dtype)
+    check_quantize(quantize, name, dtype)
     import torch
 
+    where = device if quantize is None else "cpu"
+    model: Any
     arithmetic = getattr(torch, dtype or default_dtype(name))
     if checkpoint is None:
         from pjd.models import emoji
 
         for file in embedded_files(folder):
             check_file(file)
-        model = emoji.load(folder.name, folder).to(device, arithmetic)
+        model = emoji.load(folder.name, folder).to(where, arithmetic)
     else:
         beside = {part: folder.parent / path for part, path in checkpoint.beside.items()}
         # What `pjd convert` wrote beside a torch file is read in its place, as in the folder.
         beside = {p: converted(f) if converted(f).is_file() else f for p, f in beside.items()}
         family = import_module(f"pjd.models.{adapter(name)}")
-        model = family.load(folder.name, folder, **beside, device=device, dtype=arithmetic)
+        model = family.load(folder.name, folder, **beside, device=where, dtype=arithmetic)
+    if quantize is not None:
+        from pjd.models.quantize import quantize_model
+
+        quantize_model(model)
+        model.to(device)
     if compiled:
         from pjd.decoder.compiled import compile_model
 
