@@ -2,10 +2,15 @@
 
 transformers has only the encoder. Parameter names are those of the original checkpoint, which the
 Anole repository has below ``model.vqmodel``. Sizes come from ``ChameleonVQVAEConfig``.
+
+At the highest resolution a tensor takes hundreds of megabytes. So what only this network holds is
+changed in place, and let go before the next is made: three such tensors exist at once. Every pixel
+is what it would be otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise, zip_longest
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,8 +46,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         """Map [batch, inputs, height, width] to [batch, channels, height, width]."""
-        inner = self.conv1(F.silu(self.norm1(x, *condition)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(inner, *condition)))
+        inner = self.conv1(F.silu(self.norm1(x, *condition), inplace=True))
+        # Under the same name, so that what was normalised is freed before the next convolution.
+        inner = self.norm2(inner, *condition)
+        inner = self.conv2(F.silu(inner, inplace=True))
+        return inner.add_(self.nin_shortcut(x))
 
 
 class AttentionBlock(nn.Module):
@@ -76,7 +84,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         """Map [batch, channels, height, width] to [batch, channels, 2*height, 2*width]."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
@@ -99,15 +107,17 @@ class Level(nn.Module):
         )
         attended = sizes[1:] if attends else []
         self.attn = nn.ModuleList(AttentionBlock(channels, norm) for channels in attended)
-        self.upsample = nn.Identity() if last else Upsample(sizes[-1])
+        self.upsample = None if last else Upsample(sizes[-1])
 
-    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
-        """Map [batch, inputs, height, width] to [batch, channels, ...], larger if not the last."""
+    def steps(self) -> Iterator[nn.Module]:
+        """What an input goes through, one after the other.
+
+        The level runs none itself: it would hold its own input until the last one is done.
+        """
         for block, attention in zip_longest(self.block, self.attn):
-            x = block(x, *condition)
-            if attention is not None:
-                x = attention(x, *condition)
-        return self.upsample(x)
+            yield from filter(None, (block, attention))
+        if self.upsample is not None:
+            yield self.upsample
 
 
 class Middle(nn.Module):
@@ -158,8 +168,10 @@ class Decoder(nn.Module):
         """Map [batch, latent_channels, h, w] to [batch, 3, height, width] in about [-1, 1]."""
         x = self.mid(self.conv_in(latents), *condition)
         for level in reversed(self.up):
-            x = level(x, *condition)
-        return self.conv_out(F.silu(self.norm_out(x, *condition)))
+            for step in cast(Level, level).steps():
+                x = step(x, *condition)
+        x = self.norm_out(x, *condition)
+        return self.conv_out(F.silu(x, inplace=True))
 
 
 class Quantizer(nn.Module):

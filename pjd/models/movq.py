@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ChameleonVQVAEConfig
 
@@ -50,8 +49,16 @@ class SpatialNorm(nn.Module):
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
         """Normalise ``x`` [batch, channels, height, width], by ``vectors`` [batch, width, R, C]."""
-        places = F.interpolate(vectors, size=x.shape[2:], mode="nearest")
-        return self.norm_layer(x) * self.conv_y(places) + self.conv_b(places)
+        scale, shift = (
+            convolution(vectors)[:, :, :, None, :, None]
+            for convolution in (self.conv_y, self.conv_b)
+        )
+        # [batch, channels, R, pixels, C, pixels]: all pixels of a code have its scale and shift, so
+        # that neither exists for every pixel.
+        normal = self.norm_layer(x)
+        places = normal.unflatten(3, (vectors.shape[3], -1)).unflatten(2, (vectors.shape[2], -1))
+        places.mul_(scale).add_(shift)
+        return normal
 
 
 class MoVQ(ChameleonVQ):
