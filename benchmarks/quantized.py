@@ -59,37 +59,50 @@ def weight_bytes(model: Any) -> int:
     return sum(map(stored_bytes, blocks_of(model).parameters()))
 
 
-def differences(
-    exact: ImageModel, other: ImageModel, prompts: list[str], tokens: Tensor
-) -> dict[str, float]:
-    """How two models' distributions of the next code differ, after the same codes.
+class Baseline(NamedTuple):
+    """The first case, which all others are compared with.
+
+    Attributes:
+        codes: int64 [images, R * C].
+        nats: log-likelihood of each image, per token, float64 [images].
+        logits: what each code is drawn from, per batch float [batch, R * C, vocabulary].
+    """
+
+    codes: Tensor
+    nats: Tensor
+    logits: list[Tensor]
+
+
+def differences(baseline: Baseline, model: ImageModel, prompts: list[str]) -> dict[str, float]:
+    """How a model's distributions of the next code differ from the baseline's, on its codes.
 
     Args:
-        exact: a model.
-        other: the same model in other numbers.
+        baseline: of the same model in other numbers.
+        model: the model.
         prompts: one per image.
-        tokens: codes int64 [images, R * C].
 
     Returns:
         Means over codes: total variation, whether the likeliest code is another, and the
-        Kullback-Leibler divergence of the second from the first in nats.
+        Kullback-Leibler divergence from the baseline in nats.
     """
     sums = torch.zeros(3, dtype=torch.float64)
-    sampling = exact.sampling.get("guidance", 1.0), exact.sampling.get("temperature", 1.0)
-    parts = (code_logits(one, prompts, tokens, *sampling) for one in (exact, other))
-    for (_, first), (_, second) in zip(*parts, strict=True):
-        logs, others = (logits.double().log_softmax(-1) for logits in (first, second))
-        probs = logs.exp()
-        variation = (probs - others.exp()).abs().sum() / 2
-        top = (logs.argmax(-1) != others.argmax(-1)).sum()
-        sums += torch.stack([variation, top, (probs * (logs - others)).sum()])
+    sampling = model.sampling.get("guidance", 1.0), model.sampling.get("temperature", 1.0)
+    parts = code_logits(model, prompts, baseline.codes, *sampling)
+    for first, (_, second) in zip(baseline.logits, parts, strict=True):
+        for one, other in zip(first, second, strict=True):
+            logs, others = one.double().log_softmax(-1), other.double().log_softmax(-1)
+            probs = logs.exp()
+            variation = (probs - others.exp()).abs().sum() / 2
+            top = (logs.argmax(-1) != others.argmax(-1)).sum()
+            sums += torch.stack([variation, top, (probs * (logs - others)).sum()])
+    means = sums / baseline.codes.numel()
     names = ("total_variation", "other_likeliest", "divergence")
-    return {n: round(float(mean), 6) for n, mean in zip(names, sums / tokens.numel(), strict=True)}
+    return {name: round(float(mean), 6) for name, mean in zip(names, means, strict=True)}
 
 
 def measured(
-    exact: ImageModel, case: Case, prompts: list[str], name: str, baseline: Tensor | None
-) -> tuple[dict[str, Any], Tensor]:
+    exact: ImageModel, case: Case, prompts: list[str], name: str, baseline: Baseline | None
+) -> tuple[dict[str, Any], Baseline]:
     """Decode a case, and measure it.
 
     Args:
@@ -97,29 +110,30 @@ def measured(
         case: what to decode with.
         prompts: one per image.
         name: of the model.
-        baseline: codes int64 [images, R * C] of the first case; None: this is it.
+        baseline: the first case; None: this is it.
 
     Returns:
-        What was found, and the codes int64 [images, R * C]. Gap and excess are in nats per token,
-        with their 95 % intervals; see :func:`benchmarks.likelihood.nats_and_excess`.
+        What was found, and the baseline. Gap and excess are in nats per token, with their 95 %
+        intervals; see :func:`benchmarks.likelihood.nats_and_excess`.
     """
     model: Any = load(name, dtype=case.dtype, quantize=case.quantize)
     images = len(prompts)
     first = images if case.other_seeds else 0
     result = generate(model, prompts, "ar", seeds=range(first, first + images))
     sampling = result.config.guidance, result.config.temperature
-    codes = result.tokens if baseline is None else baseline
     nats, excess = nats_and_excess(exact, prompts, result.tokens, *sampling)
-    of_baseline, _ = nats_and_excess(exact, prompts, codes, *sampling)
     found: dict[str, Any] = {"case": case.name, "block_bytes": weight_bytes(model)}
-    for key, values in (("gap", nats - of_baseline), ("excess", excess)):
+    if baseline is None:
+        logits = [one for _, one in code_logits(exact, prompts, result.tokens, *sampling)]
+        baseline = Baseline(result.tokens, nats, logits)
+    for key, values in (("gap", nats - baseline.nats), ("excess", excess)):
         interval = bootstrap(values.numpy())
         found[key] = [round(number, 4) for number in (interval.mean, interval.low, interval.high)]
-    found["equal_codes"] = round(float((result.tokens == codes).double().mean()), 4)
-    found["seconds"] = round(result.seconds, 1)
-    if not case.other_seeds:
-        found |= differences(exact, model, prompts, codes)
-    return found, result.tokens
+    equal = (result.tokens == baseline.codes).double().mean()
+    found |= {"equal_codes": round(float(equal), 4), "seconds": round(result.seconds, 1)}
+    if (case.dtype, case.quantize) != ("float32", None):
+        found |= differences(baseline, model, prompts)
+    return found, baseline
 
 
 def quantized(
@@ -136,8 +150,7 @@ def quantized(
     described = {**provenance(model=model, images=images), "cases": done}
     baseline = None
     for case in track(CASES, model, console=Console(stderr=True)):
-        found, tokens = measured(exact, case, captions, model, baseline)
-        baseline = tokens if baseline is None else baseline
+        found, baseline = measured(exact, case, captions, model, baseline)
         done.append(found)
         write_json(output, described)
     table = Table("case", "MB", "gap [95 %]", "excess [95 %]", "total variation", "other likeliest")

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +188,7 @@ def models_table() -> Table:
     """The models: what is on disk or missing, their sizes, licence, defaults and source."""
     from pjd.models.catalogue import CATALOGUE
     from pjd.models.files import faults
+    from pjd.models.memory import needs
     from pjd.models.registry import EMOJI, available, embedded_files, embedded_sampling
 
     named: list[str] = []
@@ -228,7 +230,7 @@ def models_table() -> Table:
             f"{official.rows}x{official.columns}",
             str(official.context),
             in_words(official.parameters),
-            f"{official.memory} GiB",
+            f"{ceil(needs(name).total)} GiB, int8 {ceil(needs(name, 'int8').total)}",
             official.licence,
             defaults(official.sampling),
             f"{official.source}; {official.guide}",

@@ -12,6 +12,7 @@ import torch
 import pjd
 from pjd.models.catalogue import CATALOGUE
 from pjd.models.files import faults
+from pjd.models.memory import needs
 from pjd.models.registry import EMOJI, available, embedded_files
 from pjd.paths import DATA, ROOT, WEIGHTS
 
@@ -79,6 +80,20 @@ def gpus() -> list[Finding]:
     return [Finding(True, "GPU", f"none ({why}): {costs}")]
 
 
+def room(name: str, memory: float) -> str:
+    """What an official checkpoint needs, and in 8 bits too where that may decide.
+
+    Args:
+        name: of the checkpoint.
+        memory: GiB of the machine, or of its largest GPU.
+    """
+    plain, rounded = needs(name), needs(name, "int8")
+    if plain.total <= memory:
+        return str(plain)
+    fits = "which fits" if rounded.total <= memory else "more too"
+    return f"{plain}, more than {memory:.0f} here; with --quantize int8 {rounded}, {fits}"
+
+
 def weights() -> list[Finding]:
     """Models on disk, with what they need and lack, and where to get the others."""
     embedded = available()
@@ -95,20 +110,21 @@ def weights() -> list[Finding]:
         wrong = faults(embedded_files(WEIGHTS / name))
         if wrong:
             found.append(Finding(False, name, "; ".join(wrong)))
+    basis = "what official models need is computed from sizes, for one image at a time"
+    found.append(Finding(True, "memory", f"{basis}; `--quantize int8` needs pjd[int8]"))
     memory = max(gpu_memory(), default=main_memory())
     for name, official in CATALOGUE.items():
         folder = WEIGHTS / name
         missing, wrong = official.missing(folder), official.faults(folder)
-        fits = official.memory <= memory
-        needs = f"needs {official.memory} GiB" + ("" if fits else f", more than {memory:.0f} here")
+        fits, needed = needs(name).total <= memory, f"needs {room(name, memory)}"
         if not folder.is_dir():
-            text = f"not there; {needs}; {official.source}, files: {official.guide}"
+            text = f"not there; {needed}; {official.source}, files: {official.guide}"
             found.append(Finding(True, name, text))
         elif missing:
-            text = f"no {', '.join(missing)} in {folder}: {official.guide}; {needs}"
+            text = f"no {', '.join(missing)} in {folder}: {official.guide}; {needed}"
             found.append(Finding(False, name, text))
         elif not wrong:
-            found.append(Finding(fits, name, f"in {folder}; {needs}"))
+            found.append(Finding(fits, name, f"in {folder}; {needed}"))
         if wrong and folder.is_dir():
             found.append(Finding(False, name, "; ".join(wrong)))
     return found

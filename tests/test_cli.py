@@ -416,9 +416,9 @@ def test_models_shows_sizes_and_defaults_and_what_a_folder_lacks(monkeypatch, tm
     assert ["emoji-96", "no", "24x24", *own, ""] in rows
     told = {row[0]: row[1:] for row in rows}
     assert told["anole-7b"][0].startswith("lacks config.json, tokenizer.json or")
-    sizes = ["32x32", "8", "7 B", "16 GiB", "Chameleon's, for research"]
+    sizes = ["32x32", "8", "7 B", "15 GiB, int8 9", "Chameleon's, for research"]
     assert told["anole-7b"][1:] == [*sizes, "guidance 3, temperature 0.7, top-p 0.9"]
-    small = ["no", "32x32", "8", "76 M", "2 GiB", "Apache-2.0", "temperature 1, top-k 40"]
+    small = ["no", "32x32", "8", "76 M", "1 GiB, int8 1", "Apache-2.0", "temperature 1, top-k 40"]
     assert told["imagegpt-small"] == small
 
 
@@ -435,8 +435,13 @@ def test_doctor_says_what_will_not_work_and_why(monkeypatch, tmp_path):
     assert found["packages"].text.startswith(f"Python {sys.version.split()[0]}, pjd ")
     assert "--device cuda is refused" in found["GPU"].text
     anole, janus = found["anole-7b"], found["janus-pro-1b"]
-    assert not anole.good and "needs 16 GiB, more than 8 here" in anole.text
+    parts = "needs 14.3 GiB (weights 12.6, cache 1.1, image decoder 0.5)"
+    assert not anole.good and f"{parts}, more than 8 here; with --quantize int8" in anole.text
+    assert "8.2 GiB (weights 6.6, cache 1.1, image decoder 0.5), more too" in anole.text
     assert not janus.good and "generation_config.json, tokenizer.json, *.safe" in janus.text
+    monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [12.0])
+    anole = {finding.subject: finding for finding in doctor.weights()}["anole-7b"]
+    assert not anole.good and anole.text.endswith("image decoder 0.5), which fits")
     monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [8.0, 24.0])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
     assert {finding.subject: finding for finding in doctor.weights()}["anole-7b"].good

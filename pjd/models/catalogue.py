@@ -70,8 +70,6 @@ class Checkpoint:
         context: context tokens c that the paper uses for a grid of this size: those of its main
             table at 48 columns, else a quarter of the columns, as in its figure 9.
         parameters: of the transformer, as its authors give their number.
-        memory: GiB that loading it and decoding one image at a time need in bfloat16; computed
-            from sizes, not measured.
         sampling: the model's own defaults for options of
             :class:`pjd.decoder.config.DecodeConfig`.
         licence: of the weights, as their card names it.
@@ -88,7 +86,6 @@ class Checkpoint:
     columns: int
     context: int
     parameters: float
-    memory: int
     sampling: dict[str, float | int]
     licence: str
     source: str
@@ -186,40 +183,40 @@ CLASSES_VQ = {"vq": "llamagen-vq/vq_ds16_c2i.pt"}
 CAPTIONS_VQ = {"vq": "llamagen-vq/vq_ds16_t2i.pt", "text": "flan-t5-xl"}
 
 
-def lumina(side: int, context: int, memory: int) -> Checkpoint:
+def lumina(side: int, context: int) -> Checkpoint:
     """Lumina-mGPT with ``side`` rows and columns."""
     source = f"{LUMINA}{16 * side}"
     grid = side, side, context
-    return Checkpoint("chameleon", *grid, 7e9, memory, LUMINA_SAMPLING, NONE_NAMED, source, ANOLE)
+    return Checkpoint("chameleon", *grid, 7e9, LUMINA_SAMPLING, NONE_NAMED, source, ANOLE)
 
 
-def janus(size: str, parameters: float, memory: int) -> Checkpoint:
+def janus(size: str, parameters: float) -> Checkpoint:
     """Janus-Pro of a size."""
     source, licence = f"{JANUS}{size}", "DeepSeek's own"
-    return Checkpoint("janus", 24, 24, 6, parameters, memory, JANUS_SAMPLING, licence, source)
+    return Checkpoint("janus", 24, 24, 6, parameters, JANUS_SAMPLING, licence, source)
 
 
-def llamagen(side: int, parameters: float, memory: int, captioned: bool = False) -> Checkpoint:
+def llamagen(side: int, parameters: float, captioned: bool = False) -> Checkpoint:
     """LlamaGen on classes or, if ``captioned``, on captions; a checkpoint has one of them."""
     sampling, source, beside = LLAMAGEN_CLASS_SAMPLING, LLAMAGEN, CLASSES_VQ
     if captioned:
         sampling, source, beside = LLAMAGEN_CAPTION_SAMPLING, LLAMAGEN_T2I, CAPTIONS_VQ
-    sizes = side, side, side // 4, parameters, memory
+    sizes = side, side, side // 4, parameters
     return Checkpoint("llamagen_official", *sizes, sampling, "MIT", source, beside)
 
 
-def simplear(size: str, parameters: float, memory: int) -> Checkpoint:
+def simplear(size: str, parameters: float) -> Checkpoint:
     """SimpleAR of a size, as reinforcement learning left it."""
     source, beside = f"{SIMPLEAR}{size}-RL", {"vq": "cosmos-dv8x16x16"}
-    sizes = 64, 64, 16, parameters, memory
+    sizes = 64, 64, 16, parameters
     return Checkpoint("simplear", *sizes, SIMPLEAR_SAMPLING, "MIT", source, beside)
 
 
-def imagegpt(size: str, parameters: float, memory: int, images_together: int) -> Checkpoint:
+def imagegpt(size: str, parameters: float, images_together: int) -> Checkpoint:
     """ImageGPT of a size: no prompt, 32x32 pixels, single precision."""
     return Checkpoint(
         "imagegpt",
-        *(32, 32, 8, parameters, memory),
+        *(32, 32, 8, parameters),
         IMAGEGPT_SAMPLING,
         "Apache-2.0",
         f"{IMAGEGPT}{size}",
@@ -230,15 +227,15 @@ def imagegpt(size: str, parameters: float, memory: int, images_together: int) ->
 
 
 CATALOGUE = {
-    "imagegpt-small": imagegpt("small", 76e6, 2, 8),
-    "imagegpt-medium": imagegpt("medium", 455e6, 3, 2),
-    "imagegpt-large": imagegpt("large", 1.36e9, 7, 1),
-    "lumina-mgpt-7b-512": lumina(32, 8, 16),
-    "lumina-mgpt-7b-768": lumina(48, 11, 17),
-    "lumina-mgpt-7b-1024": lumina(64, 16, 20),
+    "imagegpt-small": imagegpt("small", 76e6, 8),
+    "imagegpt-medium": imagegpt("medium", 455e6, 2),
+    "imagegpt-large": imagegpt("large", 1.36e9, 1),
+    "lumina-mgpt-7b-512": lumina(32, 8),
+    "lumina-mgpt-7b-768": lumina(48, 11),
+    "lumina-mgpt-7b-1024": lumina(64, 16),
     "lumina-mgpt-2-7b": Checkpoint(
         "lumina_mgpt_2",
-        *(96, 96, 24, 7e9, 30),
+        *(96, 96, 24, 7e9),
         LUMINA_MGPT_2_SAMPLING,
         "Apache-2.0",
         "huggingface.co/Alpha-VLLM/Lumina-mGPT-2.0",
@@ -246,25 +243,25 @@ CATALOGUE = {
     ),
     "anole-7b": Checkpoint(
         "chameleon",
-        *(32, 32, 8, 7e9, 16),
+        *(32, 32, 8, 7e9),
         ANOLE_SAMPLING,
         "Chameleon's, for research",
         "huggingface.co/leloy/Anole-7b-v0.1-hf",
     ),
-    "janus-pro-1b": janus("1B", 1.5e9, 5),
-    "janus-pro-7b": janus("7B", 7e9, 17),
+    "janus-pro-1b": janus("1B", 1.5e9),
+    "janus-pro-7b": janus("7B", 7e9),
     "emu3-gen": Checkpoint(
         "emu3",
-        *(90, 90, 22, 8.5e9, 20),
+        *(90, 90, 22, 8.5e9),
         EMU3_SAMPLING,
         "Apache-2.0",
         "huggingface.co/BAAI/Emu3-Gen-hf",
     ),
-    "simplear-0.5b": simplear("0.5B", 0.5e9, 4),
-    "simplear-1.5b": simplear("1.5B", 1.5e9, 6),
+    "simplear-0.5b": simplear("0.5B", 0.5e9),
+    "simplear-1.5b": simplear("1.5B", 1.5e9),
     "glm-image": Checkpoint(
         "glm_image",
-        *(32, 32, 8, 9e9, 20),
+        *(32, 32, 8, 9e9),
         GLM_IMAGE_SAMPLING,
         "MIT",
         "huggingface.co/zai-org/GLM-Image",
@@ -272,20 +269,20 @@ CATALOGUE = {
     ),
     "liquid-7b": Checkpoint(
         "liquid",
-        *(32, 32, 8, 7e9, 18),
+        *(32, 32, 8, 7e9),
         LIQUID_SAMPLING,
         "MIT, and Gemma's terms",
         "huggingface.co/Junfeng5/Liquid_V1_7B",
         ANOLE,
     ),
-    "llamagen-c2i-b-256": llamagen(16, 111e6, 2),
-    "llamagen-c2i-b-384": llamagen(24, 111e6, 2),
-    "llamagen-c2i-l-256": llamagen(16, 343e6, 2),
-    "llamagen-c2i-l-384": llamagen(24, 343e6, 2),
-    "llamagen-c2i-xl-384": llamagen(24, 775e6, 3),
-    "llamagen-c2i-xxl-384": llamagen(24, 1.4e9, 8),
-    "llamagen-c2i-3b-384": llamagen(24, 3.1e9, 18),
-    "llamagen-t2i-xl-256": llamagen(16, 775e6, 6, captioned=True),
-    "llamagen-t2i-xl-512": llamagen(32, 775e6, 6, captioned=True),
+    "llamagen-c2i-b-256": llamagen(16, 111e6),
+    "llamagen-c2i-b-384": llamagen(24, 111e6),
+    "llamagen-c2i-l-256": llamagen(16, 343e6),
+    "llamagen-c2i-l-384": llamagen(24, 343e6),
+    "llamagen-c2i-xl-384": llamagen(24, 775e6),
+    "llamagen-c2i-xxl-384": llamagen(24, 1.4e9),
+    "llamagen-c2i-3b-384": llamagen(24, 3.1e9),
+    "llamagen-t2i-xl-256": llamagen(16, 775e6, captioned=True),
+    "llamagen-t2i-xl-512": llamagen(32, 775e6, captioned=True),
 }
 """By the name that :func:`pjd.load` takes; their folders in ``weights/`` have the same names."""

@@ -7,23 +7,27 @@ prompt's features and the image decoder stay as they are.
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
-@contextmanager
-def without_notices() -> Iterator[None]:
-    """Keep torchao's notices back while it is imported: about kernels that nothing here uses."""
+def import_torchao() -> ModuleType:
+    """The module of torchao that rounds weights, without its notices about unused kernels.
+
+    transformers imports torchao where it is installed, and shows them: call this before.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        from torchao import quantization
     finally:
         logging.disable(before)
+    # When such weights are compiled: that a later process may have to compile them again.
+    warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
+    return quantization
 
 
 def stored_bytes(tensor: Tensor) -> int:
@@ -56,13 +60,9 @@ def quantize_blocks(blocks: nn.ModuleList) -> None:
     Args:
         blocks: on the CPU or any other device, where the weights stay.
     """
-    with without_notices():
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-    # When it is compiled: that a later process may have to compile it again.
-    warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
+    torchao = import_torchao()
     # The compiler's settings are for all models of a process, and are not changed for one.
-    config = Int8WeightOnlyConfig(set_inductor_config=False)
+    config = torchao.Int8WeightOnlyConfig(set_inductor_config=False)
     for parent in list(blocks.modules()):
         for name, linear in list(parent.named_children()):
             if isinstance(linear, nn.Linear):
@@ -70,7 +70,7 @@ def quantize_blocks(blocks: nn.ModuleList) -> None:
                 plain = nn.Linear(linear.in_features, linear.out_features, device="meta")
                 plain.weight, plain.bias = linear.weight, linear.bias
                 setattr(parent, name, plain.requires_grad_(False))
-                quantize_(plain, config)
+                torchao.quantize_(plain, config)
 
 
 def quantize_model(model: Any) -> None:

@@ -287,7 +287,11 @@ def load(
     check_quantize(quantize, name, dtype)
     import torch
 
-    where = device if quantize is None else "cpu"
+    if quantize is not None:
+        from pjd.models.quantize import import_torchao, quantize_model
+
+        # Before a family imports transformers, which imports torchao too, with its notices.
+        import_torchao()
     model: Any
     arithmetic = getattr(torch, dtype or default_dtype(name))
     if checkpoint is None:
@@ -295,18 +299,17 @@ def load(
 
         for file in embedded_files(folder):
             check_file(file)
-        model = emoji.load(folder.name, folder).to(where, arithmetic)
+        model = emoji.load(folder.name, folder).to("cpu", arithmetic)
     else:
         beside = {part: folder.parent / path for part, path in checkpoint.beside.items()}
         # What `pjd convert` wrote beside a torch file is read in its place, as in the folder.
         beside = {p: converted(f) if converted(f).is_file() else f for p, f in beside.items()}
         family = import_module(f"pjd.models.{adapter(name)}")
-        model = family.load(folder.name, folder, **beside, device=where, dtype=arithmetic)
+        model = family.load(folder.name, folder, **beside, device="cpu", dtype=arithmetic)
     if quantize is not None:
-        from pjd.models.quantize import quantize_model
-
         quantize_model(model)
-        model.to(device)
+    # A device never holds what is not needed: a file's own precision, or parts that read images.
+    model.to(device)
     if compiled:
         from pjd.decoder.compiled import compile_model
 
