@@ -14,6 +14,7 @@ from rich.progress import track
 
 from benchmarks import gpu as on_gpu
 from benchmarks.acceptance import RECORD, record, tests_drafts
+from benchmarks.decoders import decoders
 from benchmarks.exact import exact
 from benchmarks.measure import bandwidth, measure, transformers_ms
 from benchmarks.operations import counts as operation_counts
@@ -39,6 +40,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command()(exact)
 app.command()(preview)
 app.command()(quantized)
+app.command()(decoders)
 
 
 def names(text: str, option: str, known: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,18 @@ def test_a_checkpoint_of_each_family_takes_any_caption(name, weights, tmp_path):
     for path in output.iterdir():
         with Image.open(path) as image:
             assert image.width > 4
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="needs pjd[int8]")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_of_each_family_is_decoded_in_8_bits(name, weights, tmp_path):
+    output = tmp_path / "out"
+    options = ["--model", name, "--context", "2", "--top-k", "5", "-o", str(output)]
+    done = CliRunner().invoke(app, ["generate", PROMPTS[1], *options, "--quantize", "int8"])
+    assert done.exit_code == 0, done.output
+    (path,) = output.iterdir()
+    with Image.open(path) as image:
+        assert json.loads(image.info["pjd"])["quantize"] == "int8"
 
 
 @pytest.mark.parametrize("name", ["lumina-mgpt-2-7b"])

@@ -102,11 +102,11 @@ class Sizes:
         Args:
             dtype: of the arithmetic, a key of :data:`BYTES`.
             quantize: "int8": those of the blocks have one byte per number and, per output, a factor
-                in ``dtype`` and a byte that says where 0 is.
+                of 4 bytes and a byte that says where 0 is.
         """
         size = BYTES[dtype]
         numbers, outputs = self.block
-        block = numbers * size if quantize is None else numbers + outputs * (size + 1)
+        block = numbers * size if quantize is None else numbers + 5 * outputs
         others = self.width * (self.tokens + self.codes) + self.others
         return self.layers * block + size * others
 
