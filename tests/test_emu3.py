@@ -172,15 +172,20 @@ def test_a_checkpoint_is_read(language, folder, monkeypatch):
     assert generate(half, ["cat"], "pjd", top_k=5).tokens.shape == (1, 16)
 
 
-class SimpleVQ(torch.nn.Module):
+class SimplePixels(emu3.Pixels):
     """An image decoder that gives the same pictures for all codes."""
 
-    def __init__(self, pictures: torch.Tensor) -> None:
-        super().__init__()
-        self.pictures = pictures
-
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.pictures
+        return self.vq
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [3, 6])
+def test_the_first_frame_alone_is_that_of_the_whole_video(language, side):
+    vq = language.model.vqmodel
+    codes = torch.randint(len(vq.quantize.embedding.weight), (2, side, 5))
+    assert vq.config.temporal_downsample_factor > 1
+    assert torch.equal(emu3.Pixels(vq, [0.5] * 3, [0.5] * 3).decode(codes), vq.decode(codes))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +200,7 @@ def test_bytes_are_those_of_its_image_processor(settings):
     pictures = 1.5 * torch.randn(1, 3, 64, 64)
     processor = Emu3ImageProcessor(**settings)
     expected = processor.postprocess(list(pictures), return_tensors="np")["pixel_values"]
-    pixels = emu3.Pixels(SimpleVQ(pictures), *settings.values())
+    pixels = SimplePixels(pictures, *settings.values())
     ours = pixels(torch.zeros(1, 4, 4, dtype=torch.long))
     assert np.array_equal(ours[0].permute(2, 0, 1).numpy(), np.stack(list(expected)))
 

@@ -35,8 +35,8 @@ CHAMELEON_VQ = ImageDecoder(41.46e6, 1544, 16)
 LLAMAGEN_VQ = ImageDecoder(42.58e6, 2052, 16)
 JANUS_VQ = ImageDecoder(42.58e6, 1540, 16)
 MOVQ = ImageDecoder(161.2e6, 5121, 8)
-EMU3_VQ = ImageDecoder(161.2e6, 41_668, 8)
-"""tests/test_memory.py counts them. Emu3's makes four frames of a video and keeps one."""
+EMU3_VQ = ImageDecoder(161.2e6, 10_516, 8)
+"""tests/test_memory.py counts them."""
 
 COSMOS = ImageDecoder(60e6, 2000, 16)
 """Assumed: its file is a program, whose sizes we have not seen."""
