@@ -16,6 +16,7 @@ from pjd.decoder.mask import drafts_visible_from, visible
 from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.schedule import schedule
 from pjd.measure.retrieval import LinearProbe
+from pjd.models.memory import needs
 from pjd.models.registry import available
 from pjd.paths import ROOT, WEIGHTS
 from pjd.pipeline import evaluate, runs
@@ -527,6 +528,56 @@ def test_the_operations_of_an_iteration_are_those_that_were_counted():
     counted = {name: [numbers[column] for column in columns] for name, numbers in recorded.items()}
     assert counted.pop("sjd") == counted["mc-sjd"]
     assert list(told.values()) == list(counted.values())
+
+
+@pytest.mark.parametrize("page_name", ["docs/performance.md", "docs/checkpoints_chameleon.md"])
+def test_what_models_need_is_what_is_computed(page_name):
+    official = page_name != "docs/performance.md"
+    _, *rows = table(page_name, "Memory" if official else "What a model needs")
+    assert rows
+    for label, *cells in rows:
+        name = f"lumina-mgpt-7b-{label.partition(',')[0]}" if official else label
+        plain, rounded = needs(name), needs(name, "int8")
+        wanted = [*plain, plain.total, rounded.total]
+        assert all(map(is_rounded, (cell.removesuffix(" GiB") for cell in cells), wanted)), label
+
+
+def test_what_image_decoders_need_and_16_bits_do_is_what_was_counted():
+    found = json.loads((ROOT / "benchmarks/results/decoders.json").read_text())
+    sizes = {f"{one['decoder']}, {one['pixels']} pixels": one for one in found["sizes"]}
+    text = page("docs/performance.md").split("### Image decoders\n", 1)[1]
+    _, *rows = table("docs/performance.md", "Image decoders")
+    for label, before, *cells in rows:
+        peaks = [sizes[label][dtype]["peak"] / 2**30 for dtype in ("float32", "bfloat16")]
+        assert all(map(is_rounded, cells, peaks)) and float(before) > peaks[0], label
+    pixels = {name.partition(", ")[0]: one for name, one in found["pixels"].items()}
+    assert found["images"] == 32
+    for name, cases in pixels.items():
+        line = next(line for line in text.splitlines() if re.match(rf"\| {name}.*\w, .*%", line))
+        for case, cells in zip(
+            cases.values(), re.findall(r"\| ([^|]*, \d+) \| (\S+) %", line), strict=True
+        ):
+            mean, largest = cells[0].split(", ")
+            assert is_rounded(mean, case["mean"]) and float(largest) == case["largest"], line
+            assert is_rounded(cells[1], 100 * case["share"]), line
+
+
+def test_what_8_bits_cost_is_what_was_measured():
+    found = json.loads((ROOT / "benchmarks/results/quantized.json").read_text())
+    cases = {case["case"]: case for case in found["cases"]}
+    _, *rows = table("docs/performance.md", "Weights in 8 bits")
+    assert f"AR, {found['images']} images" in page("docs/performance.md")
+    assert [label for label, *_ in rows] == list(cases)
+    for label, size, gap, excess, *shares in rows:
+        case = cases[label]
+        assert is_rounded(size, case["block_bytes"] / 1e6), label
+        for cell, key in ((gap, "gap"), (excess, "excess")):
+            if cell:
+                written = re.findall(NUMBER, cell)
+                assert all(map(is_rounded, written, case[key])) and len(written) == 3, label
+        for cell, key in zip(shares, ("total_variation", "other_likeliest"), strict=True):
+            assert (cell == "") == (key not in case), label
+            assert not cell or is_rounded(cell.removesuffix(" %"), 100 * case[key]), label
 
 
 def test_the_numbers_of_the_preview_are_those_of_its_benchmark():

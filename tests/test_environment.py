@@ -65,6 +65,12 @@ def test_every_range_is_bounded_above(requirement: Requirement) -> None:
     assert not requirement.specifier.contains("99999")
 
 
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_every_range_of_an_extra_is_bounded_above(extra: str) -> None:
+    for requirement in map(Requirement, EXTRAS[extra]):
+        assert requirement.name == "pjd" or not requirement.specifier.contains("99999")
+
+
 def test_environment_pins_what_the_lock_pins() -> None:
     pins = read_pins([line for line in conda_pip_lines() if not line.startswith("-")])
     assert set(pins) == {canonicalize_name(requirement.name) for requirement in DIRECT}
