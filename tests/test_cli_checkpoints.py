@@ -28,6 +28,7 @@ from pjd.models import (
 )
 from pjd.models.catalogue import CATALOGUE, INDEX
 from pjd.models.chameleon import VQ
+from pjd.models.registry import load
 from tests import (
     test_emu3,
     test_glm_image,
@@ -134,6 +135,19 @@ def test_a_checkpoint_of_each_family_is_decoded_in_8_bits(name, weights, tmp_pat
     (path,) = output.iterdir()
     with Image.open(path) as image:
         assert json.loads(image.info["pjd"])["quantize"] == "int8"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_a_model_moves_to_its_device(name, weights):
+    model = load(name)
+    if name == "simplear-0.5b":
+        # A program in TorchScript does not run on "meta".
+        model.pixels = torch.nn.Identity()
+    model.to("meta")
+    parts = [part for part in vars(model).values() if isinstance(part, torch.nn.Module)]
+    tensors = [part for part in vars(model).values() if isinstance(part, torch.Tensor)]
+    tensors += [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    assert len(tensors) > 10 and all(tensor.is_meta for tensor in tensors)
 
 
 @pytest.mark.parametrize("name", ["lumina-mgpt-2-7b"])
