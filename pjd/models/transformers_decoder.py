@@ -354,40 +354,51 @@ class DecoderModel(ModelDefaults):
         return torch.cat([self.pixels(image) for image in codes.split(1)])
 
 
-def with_codes_after_text(
+Written = TypeVar("Written", bound=DecoderModel)
+
+
+def with_codes_from(
+    first: int,
     name: str,
     language: Any,
-    text: int,
     grid: Grid,
     prompt: Callable[[str, bool], list[int]] | None,
     pixels: nn.Module,
     codebook: Tensor,
     sampling: dict[str, float | int],
-) -> DecoderModel:
-    """A model of one vocabulary, in which the codes' tokens follow those of text.
+    model: type[Written] = DecoderModel,  # type: ignore[assignment]
+) -> Written:
+    """A model of one vocabulary, in which the codes' tokens follow each other.
 
     Args:
+        first: the token of code 0, such as the number of tokens of text.
         name: for labels.
         language: a transformers model with ``model`` and ``lm_head``.
-        text: tokens of text, which is the length of the tokenizer.
         grid: see :class:`DecoderModel`.
         prompt: see :class:`DecoderModel`.
         pixels: see :class:`DecoderModel`.
         codebook: unit vectors of the codes, float [vocabulary, width].
         sampling: see :class:`DecoderModel`.
+        model: its class.
 
     Raises:
-        ValueError: if the transformer has fewer tokens than text and codes need.
+        ValueError: if the transformer has too few tokens.
     """
     language.model.set_attn_implementation("sdpa")
-    codes, room = len(codebook), language.config.vocab_size
-    if room < text + codes:
-        needed = f"{text} tokens of its tokenizer and {codes} codes"
-        raise ValueError(f"{name}: vocab_size = {room}: has no room for {needed}")
-    tokens = torch.arange(text, text + codes, device=language.device)
-    head = code_head(language.lm_head, tokens)
-    return DecoderModel(
-        name, language.model, grid, tokens, head, prompt, pixels, codebook, sampling
+    end, room = first + len(codebook), language.config.vocab_size
+    if room < end:
+        raise ValueError(f"{name}: vocab_size = {room}: must be at least {end}, the codes' end")
+    tokens = torch.arange(first, end, device=language.device)
+    return model(
+        name=name,
+        backbone=language.model,
+        grid=grid,
+        tokens=tokens,
+        head=code_head(language.lm_head, tokens),
+        prompt=prompt,
+        pixels=pixels,
+        codebook=codebook,
+        sampling=sampling,
     )
 
 
