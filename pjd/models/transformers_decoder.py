@@ -16,8 +16,10 @@ from transformers import Cache, PretrainedConfig, PreTrainedModel, PreTrainedTok
 from pjd.decoder.cache import LayerCache, SlotCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ModelDefaults, Prompt
+from pjd.models.attention import fastest
 from pjd.models.checkpoint import damaged, fit
 from pjd.models.files import check_file
+from pjd.models.transformers_attention import FEW_QUERIES
 
 Language = TypeVar("Language", bound=PreTrainedModel)
 Config = TypeVar("Config", bound=PretrainedConfig)
@@ -243,7 +245,7 @@ class DecoderModel(ModelDefaults):
         """Put the parts together, in evaluation mode."""
         config = backbone.config
         # "eager" would silently add a boolean mask to the scores.
-        if config._attn_implementation != "sdpa":
+        if config._attn_implementation not in ("sdpa", FEW_QUERIES):
             raise ValueError(f"{name}: attention is {config._attn_implementation}, must be sdpa")
         if getattr(config, "sliding_window", None) is not None:
             raise ValueError(f"{name}: sliding_window is {config.sliding_window}, must be None")
@@ -257,6 +259,7 @@ class DecoderModel(ModelDefaults):
         row_end = [] if grid.row_end is None else [grid.row_end]
         self.tokens = torch.cat([tokens, tokens.new_tensor(row_end)])
         self.codebook = codebook
+        backbone.set_attn_implementation(FEW_QUERIES)
         self.backbone = backbone
         self.head = head
         self.embedding = backbone.get_input_embeddings() if embedding is None else embedding
@@ -338,13 +341,16 @@ class DecoderModel(ModelDefaults):
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
         """Logits of the code after each input."""
-        layers = range(self.backbone.config.num_hidden_layers)
+        config = self.backbone.config
+        layers, heads = range(config.num_hidden_layers), config.num_attention_heads
+        compiled = self.run_head is not run_module
         hidden = self.backbone(
             inputs_embeds=x,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=None if cache is None else DecoderCache([*map(cache.layer, layers)]),
             use_cache=cache is not None,
+            attend=fastest(cache, heads, x.shape[1], mask, compiled),
         )
         return self.run_head(self.head, hidden.last_hidden_state)
 
