@@ -32,7 +32,7 @@ LAYER = re.compile(r"(?:model\.)(?:text_model\.|language_model\.)?layers\.(\d+)"
 
 GPUS = "lazy:0", "lazy:1"
 """Two devices for fake tensors. torch without CUDA cannot index a tensor that claims to be on a
-GPU; "lazy" is the name of devices that it can, and that are no more there."""
+GPU, but one on this kind of device, which is not there either."""
 
 
 def placed(language: PreTrainedModel, devices: list[str], inputs: str, rest: str) -> dict[str, str]:
