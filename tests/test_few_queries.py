@@ -104,11 +104,9 @@ def test_flex_attention_becomes_a_part_of_a_compiled_block(family, monkeypatch):
 class OnGpu:
     """A cache of one layer that says it is on a GPU."""
 
-    place = SimpleNamespace(used=40)
-
     def layer(self, index):
-        keys = torch.zeros(2, 3, 40, 16)
-        return SimpleNamespace(keys=Keys(keys))
+        keys = Keys(torch.zeros(2, 3, 40, 16))
+        return SimpleNamespace(keys=keys, place=SimpleNamespace(used=40))
 
 
 class Keys:
@@ -157,9 +155,8 @@ def test_a_kernel_that_cannot_be_timed_is_not_taken(monkeypatch):
 
 
 def test_a_cpu_and_a_boolean_mask_have_the_reference():
-    cache = SimpleNamespace(
-        place=OnGpu.place, layer=lambda _: SimpleNamespace(keys=torch.zeros(2, 3, 40, 16))
-    )
+    here = SimpleNamespace(keys=torch.zeros(2, 3, 40, 16), place=SimpleNamespace(used=40))
+    cache = SimpleNamespace(layer=lambda _: here)
     for compiled in (False, True):
         assert fastest(cache, 6, 5, MASK, compiled) is sdpa
         assert fastest(OnGpu(), 6, 5, MASK.bool(), compiled) is sdpa

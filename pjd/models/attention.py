@@ -146,7 +146,8 @@ def fastest(
     """
     if cache is None or mask.dtype == torch.bool:
         return sdpa
-    keys = cache.layer(0).keys[:, :, : cache.place.used]
+    layer = cache.layer(0)
+    keys = layer.keys[:, :, : layer.place.used]
     if keys.device.type != "cuda":
         return sdpa
     case = heads, length, keys.shape, keys.dtype, compiled
