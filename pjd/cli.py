@@ -14,6 +14,7 @@ from pjd.console import (
     check_output,
     comparison_table,
     methods_table,
+    model_table,
     models_table,
     parse_option,
     progress_bar,
@@ -237,9 +238,12 @@ def compare(
 
 
 @app.command()
-def models() -> None:
-    """List the models: what is on disk or missing, sizes, licence, defaults, and source."""
-    Console().print(models_table())
+def models(
+    name: Annotated[str | None, typer.Argument(help="One of them: all about it.")] = None,
+) -> None:
+    """List the models: what is on disk or missing, sizes, licence; of one, defaults and source."""
+    console = Console()
+    console.print(models_table(console.width) if name is None else model_table(name))
 
 
 @app.command()

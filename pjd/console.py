@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pjd.errors import ParameterError, check_integer, check_prompts
+from pjd.errors import ParameterError, check_choice, check_integer, check_prompts
 from pjd.paths import WEIGHTS
 
 if TYPE_CHECKING:
     # It imports torch, which the command line must not wait for.
     from pjd.api import Result
+
+WIDE = 120
+"""Columns of a terminal from which on a table shows more."""
 
 
 def parse_option(text: str) -> dict[str, Any]:
@@ -184,67 +186,62 @@ def comparison_table(results: "dict[str, Result]", title: str, length: int) -> T
     return table
 
 
-def models_table() -> Table:
-    """The models: what is on disk or missing, their sizes, licence, defaults and source."""
-    from pjd.models.catalogue import CATALOGUE
-    from pjd.models.files import faults
-    from pjd.models.memory import needs
-    from pjd.models.registry import EMOJI, available, embedded_files, embedded_sampling
+def models_table(width: int) -> Table:
+    """The models: what is on disk, sizes and licences.
 
-    named: list[str] = []
+    Args:
+        width: of the terminal; a wide one shows their defaults too.
+    """
+    from pjd.models.listed import model_rows
 
-    def on_disk(there: bool, wrong: list[str], lacking: str = "no") -> str:
-        """The cell of a model; its faults are named below the table."""
-        if not there:
-            return lacking
-        named.extend(wrong)
-        return "damaged" if wrong else "yes"
-
-    def defaults(sampling: dict[str, float | int]) -> str:
-        return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
-
-    table = Table(title=f"models in {WEIGHTS}")
-    heads = ("name", "on disk", "tokens", "c", "size", "memory", "licence", "sampling", "from")
-    for head in heads:
+    rows, wide = model_rows(), width >= WIDE
+    table = Table(title=f"models in {WEIGHTS}", caption_justify="left")
+    for head in ("name", "on disk", "tokens", "c", "size", "memory"):
+        table.add_column(head, no_wrap=True)
+    for head in ("licence", "sampling")[: 1 + wide]:
         table.add_column(head, overflow="fold")
-    embedded = available()
-    for name in reversed(EMOJI):
-        side = int(name.removeprefix("emoji-")) // 4
-        source = "`dvc pull`, or `make train NAME=" + name + "`"
-        wrong, sampling = faults(embedded_files(WEIGHTS / name)), ""
-        if name in embedded and not wrong:
-            try:
-                sampling = defaults(embedded_sampling(WEIGHTS / name))
-            except ValueError as error:
-                wrong = [str(error)]
-        there = on_disk(name in embedded, wrong)
-        grid, size = f"{side}x{side}", in_words(EMOJI[name])
-        table.add_row(name, there, grid, "4", size, "1 GiB", "MIT", sampling, source)
-    for name, official in CATALOGUE.items():
-        folder = WEIGHTS / name
-        missing = official.missing(folder)
-        lacking = f"lacks {', '.join(missing)}" if folder.is_dir() else "no"
-        table.add_row(
-            name,
-            on_disk(not missing, official.faults(folder), lacking),
-            f"{official.rows}x{official.columns}",
-            str(official.context),
-            in_words(official.parameters),
-            f"{ceil(needs(name).total)} GiB, int8 {ceil(needs(name, 'int8').total)}",
-            official.licence,
-            defaults(official.sampling),
-            f"{official.source}; {official.guide}",
-        )
-    if named:
-        table.caption = Text("\n".join(dict.fromkeys(named)))
-        table.caption_justify = "left"
+    for row in rows:
+        table.add_row(*map(str, row[:7]), *[in_line(row.sampling)][:wide])
+    faults = dict.fromkeys(fault for row in rows for fault in row.faults)
+    more = "`pjd models NAME` says where to get one, and its defaults."
+    table.caption = Text("\n".join([*faults, more]))
     return table
 
 
-def in_words(parameters: float) -> str:
-    """A number of parameters as models are named: 76 M, 1.4 B."""
-    millions = parameters / 1e6
-    return f"{millions:.3g} M" if millions < 1000 else f"{millions / 1000:.3g} B"
+def model_table(name: str) -> Table:
+    """All about one model.
+
+    Args:
+        name: of a model that ships, or of an official checkpoint.
+
+    Raises:
+        ParameterError: if there is none of this name.
+    """
+    from pjd.models.listed import model_rows
+
+    rows = {row.name: row for row in model_rows()}
+    check_choice("model", name, tuple(rows))
+    row = rows[name]
+    table = Table(show_header=False, title=name)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for head, text in (
+        ("on disk", "\n".join([row.on_disk, *row.faults])),
+        ("tokens", row.tokens),
+        ("context tokens", f"c = {row.context}"),
+        ("parameters", row.size),
+        ("memory", row.needs),
+        ("sampling", in_line(row.sampling)),
+        ("licence", row.licence),
+        ("from", row.source),
+    ):
+        table.add_row(head, text)
+    return table
+
+
+def in_line(sampling: dict[str, float | int]) -> str:
+    """A model's own defaults in one line."""
+    return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
 
 
 def methods_table() -> Table:

@@ -236,7 +236,7 @@ def decoding(
             columns = wrapped.model.grid.columns
             config = configure(method, columns=columns, **given)
             check_fit(config, wrapped.model)
-            tokens = decode_all(wrapped, config, numbers)
+            tokens = decode_all(wrapped, config, numbers).to(input_ids.device)
         end = tokens.new_tensor(wrapped.closing).expand(len(tokens), -1)
         sequences = torch.cat([input_ids, tokens, end], dim=1)
         if generation_config.return_dict_in_generate:
@@ -250,7 +250,11 @@ def decoding(
 def borrowed(model: PreTrainedModel) -> Iterator[None]:
     """Restore the training mode, gradients and attention of ``model`` afterwards."""
     training = {module: module.training for module in model.modules()}
-    gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    parameters = [
+        (module, name, parameter, parameter.requires_grad)
+        for module in training
+        for name, parameter in module.named_parameters(recurse=False)
+    ]
     parts = [module for module in training if isinstance(module, PreTrainedModel)]
     attention = [part.config._attn_implementation for part in parts]
     try:
@@ -258,7 +262,9 @@ def borrowed(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, value in training.items():
             module.training = value
-        for parameter, value in gradients.items():
+        for module, name, parameter, value in parameters:
+            # A weight that accelerate brings from a disk is another object after a forward pass.
+            setattr(module, name, parameter)
             parameter.requires_grad_(value)
         # Setting a model sets its parts too. It comes before them in the list, so each part gets
         # its own value last.

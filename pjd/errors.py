@@ -24,6 +24,11 @@ def no_guidance(model: str, scale: object) -> ParameterError:
     return ParameterError("guidance", scale, f"must be 1: {model} has no unconditional branch")
 
 
+def no_grid_before(option: str, value: object, model: str) -> ParameterError:
+    """The error of an option that needs the grid before an image's, for a model that has none."""
+    return ParameterError(option, value, f"must be another: {model} has one grid alone")
+
+
 class LogitsError(ValueError):
     """Logits that are no finite numbers: a model or options from which nothing can be drawn."""
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from pjd import doctor
+from pjd import doctor, jobs
 from pjd.cli import app, main
 from pjd.errors import ParameterError
 from pjd.models import registry
@@ -33,8 +33,8 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "default_sampling", lambda name: model.sampling)
     monkeypatch.setattr(registry, "columns_of", lambda name: model.grid.columns)
     monkeypatch.setattr(registry, "load", lambda *_, **__: model)
-    monkeypatch.setattr("pjd.jobs.load", lambda *_, **__: model)
-    monkeypatch.setattr("pjd.jobs.resolve", registry.resolve)
+    monkeypatch.setattr(jobs, "load", lambda *_, **__: model)
+    monkeypatch.setattr(jobs, "resolve", registry.resolve)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -103,7 +103,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_loads
 ):
     (tiny / "file").touch()
     monkeypatch.setattr(registry, "load", lambda *_, **__: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("pjd.jobs.load", registry.load)
+    monkeypatch.setattr(jobs, "load", registry.load)
     done = run(app, [command, "cat", "-o", place])
     assert isinstance(done.exception, ParameterError), done.output
     assert f"output = '{place}': must be a folder that can be written" in str(done.exception)
@@ -114,7 +114,7 @@ def test_a_full_disk_is_found_before_a_model_loads(tiny, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
-    monkeypatch.setattr("pjd.jobs.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(jobs, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     done = run(app, ["generate", "cat", "-o", "out"])
     assert "output = 'out'" in str(done.exception) and "No space left" in str(done.exception)
 
@@ -185,7 +185,7 @@ def test_any_caption_is_made_into_an_image_and_shown_in_one_line(tiny, caption, 
     ],
 )
 def test_what_is_not_allowed_is_refused_before_a_model_loads(tiny, monkeypatch, arguments, message):
-    monkeypatch.setattr("pjd.jobs.load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(jobs, "load", lambda *_: pytest.fail("a model was loaded"))
     done = run(app, ["generate", *arguments])
     assert isinstance(done.exception, ParameterError | FileNotFoundError)
     assert message in str(done.exception) and "\n" not in str(done.exception)
@@ -239,7 +239,7 @@ cli.main()
 def test_a_gpu_that_is_not_there_is_refused(tiny, monkeypatch, command):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(registry, "load", lambda *_: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("pjd.jobs.load", registry.load)
+    monkeypatch.setattr(jobs, "load", registry.load)
     done = run(app, [command, "cat", "--device", "cuda"])
     assert str(done.exception) == "device = 'cuda': must be cpu: torch finds no such device here"
 
@@ -265,7 +265,7 @@ def test_a_gpu_is_used_if_there_is_one_and_large_models_decode_one_image_at_a_ti
         used.append((batch_size, device))
         return []
 
-    monkeypatch.setattr("pjd.jobs.run", record)
+    monkeypatch.setattr(jobs, "run", record)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     done = run(app, ["generate", "cat", "--model", model, *asked])
     assert done.exit_code == 0, done.output
@@ -329,7 +329,7 @@ def test_the_bar_moves_by_images_that_several_workers_finish(tiny, terminal, mon
         for batch in batches:
             yield batch, RuntimeError("lost")
 
-    monkeypatch.setattr("pjd.jobs.run_remote", remote)
+    monkeypatch.setattr(jobs, "run_remote", remote)
     arguments = ["generate", "cat", "dog", "red", "--workers", "2", "--batch-size", "1"]
     done = run(app, arguments)
     assert done.exit_code == 1
@@ -403,7 +403,7 @@ def test_models_and_doctor_name_every_checkpoint(monkeypatch):
 
 def test_models_shows_sizes_and_defaults_and_what_a_folder_lacks(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "400")
-    for module in ("paths", "models.registry", "console"):
+    for module in ("paths", "models.registry", "models.listed", "console"):
         monkeypatch.setattr(f"pjd.{module}.WEIGHTS", tmp_path)
     for name in ("anole-7b", "emoji-64", "emoji-96"):
         (tmp_path / name).mkdir()
@@ -415,11 +415,25 @@ def test_models_shows_sizes_and_defaults_and_what_a_folder_lacks(monkeypatch, tm
     assert ["emoji-64", "yes", "16x16", *own, "guidance 2.5"] in rows
     assert ["emoji-96", "no", "24x24", *own, ""] in rows
     told = {row[0]: row[1:] for row in rows}
-    assert told["anole-7b"][0].startswith("lacks config.json, tokenizer.json or")
-    sizes = ["32x32", "8", "7 B", "15 GiB, int8 9", "Chameleon's, for research"]
-    assert told["anole-7b"][1:] == [*sizes, "guidance 3, temperature 0.7, top-p 0.9"]
-    small = ["no", "32x32", "8", "76 M", "1 GiB, int8 1", "Apache-2.0", "temperature 1, top-k 40"]
+    sizes = ["incomplete", "32x32", "8", "7 B", "15 GiB", "Chameleon's, for research"]
+    assert told["anole-7b"] == [*sizes, "guidance 3, temperature 0.7, top-p 0.9"]
+    lacking = f"{tmp_path / 'anole-7b'} lacks config.json, tokenizer.json or"
+    assert any(line.strip().startswith(lacking) for line in lines)
+    small = ["no", "32x32", "8", "76 M", "1 GiB", "Apache-2.0", "temperature 1, top-k 40"]
     assert told["imagegpt-small"] == small
+    one = run(app, ["models", "anole-7b"]).stdout
+    for part in (lacking, "temperature 0.7", "huggingface.co", "docs/checkpoints_chameleon.md"):
+        assert part in one
+    assert "14.3 GiB (weights 12.6, cache 1.1, image decoder 0.5); with --quantize int8" in one
+    assert "must be one of emoji-64, " in str(run(app, ["models", "anole"]).exception)
+
+
+def test_models_fits_a_terminal_of_eighty_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(app, ["models"]).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [[cell.strip() for cell in line.split("│")] for line in lines if "│" in line]
+    assert set(CATALOGUE) <= {row[1] for row in rows}
 
 
 def test_doctor_says_what_will_not_work_and_why(monkeypatch, tmp_path):

@@ -104,7 +104,7 @@ def weights(name, request, tmp_path_factory, monkeypatch) -> Path:
         for part in CATALOGUE[name].beside.values():
             (where / part).parent.mkdir(exist_ok=True)
             (where / part).symlink_to(folder.parent / part)
-    for module in ("paths", "models.registry", "doctor", "console"):
+    for module in ("paths", "models.registry", "models.listed", "doctor"):
         monkeypatch.setattr(f"pjd.{module}.WEIGHTS", where)
     # No model is too large for it.
     monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [1000.0])
@@ -183,7 +183,7 @@ def test_what_is_missing_is_named_by_doctor_and_refused_by_generate(name, weight
         lacking = CATALOGUE[name].missing(weights / name)
         good, text = said()
         assert good == (not lacking) and all(part in text for part in lacking)
-        assert on_disk(name).startswith("lacks" if lacking else "yes")
+        assert on_disk(name) == ("incomplete" if lacking else "yes")
         arguments = ["cat", "--model", name, "--top-k", "5", "-o", str(tmp_path / str(number))]
         done = CliRunner().invoke(app, ["generate", *arguments])
         assert (done.exit_code != 0) == bool(lacking), file

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pjd.decoder.acceptance import ACCEPT_RULES
+from pjd.decoder.acceptance import ACCEPT_RULES, lenient
 from pjd.decoder.config import CHOICES, DecodeConfig
 from pjd.decoder.methods import PRESETS, configure
 from pjd.errors import ParameterError
@@ -72,3 +72,11 @@ def test_a_rule_of_ones_own_is_named_by_its_function():
     assert configure("sjd").as_dict()["accept"] == "ratio"
     rule = ACCEPT_RULES["group"]
     assert configure("sjd", accept=rule).as_dict()["accept"] == "group"
+
+
+def test_lenience_tells_configurations_apart_and_its_name_is_the_same_configuration():
+    named, given, near = (
+        configure("mc-sjd", accept=accept)
+        for accept in ("lenient", lenient(0.75), lenient(0.75 + 1e-9))
+    )
+    assert named.digest == given.digest != near.digest

@@ -32,8 +32,8 @@ def prompt(text: str, conditional: bool) -> list[int]:
     return [IDS[name] for name in (emu3.BEGIN, *words, *size)]
 
 
-@pytest.fixture
-def language() -> Emu3ForConditionalGeneration:
+def tiny() -> Emu3ForConditionalGeneration:
+    """A random model."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         eos = {"eos_token_id": IDS["<|extra_204|>"], "bos_token_id": IDS[emu3.BEGIN]}
@@ -50,6 +50,11 @@ def language() -> Emu3ForConditionalGeneration:
             vocabulary_map=IDS,
         )
         return Emu3ForConditionalGeneration(config).eval()
+
+
+@pytest.fixture
+def language() -> Emu3ForConditionalGeneration:
+    return tiny()
 
 
 def own_generation(language: Emu3ForConditionalGeneration, text: str) -> torch.Tensor:

@@ -32,8 +32,8 @@ def prompt(text: str, conditional: bool) -> list[int]:
     return tokens if conditional else janus.unconditional(tokens, PAD)
 
 
-@pytest.fixture
-def language() -> JanusForConditionalGeneration:
+def tiny() -> JanusForConditionalGeneration:
+    """A random model."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vq = JanusVQVAEConfig(
@@ -70,6 +70,11 @@ def language() -> JanusForConditionalGeneration:
     settings.bos_token_id, settings.pad_token_id = BEGIN, PAD
     settings.generation_kwargs = {"boi_token_id": IMAGE}
     return model
+
+
+@pytest.fixture
+def language() -> JanusForConditionalGeneration:
+    return tiny()
 
 
 PROMPTS = ["a red fox", "a red cat"]

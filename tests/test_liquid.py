@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_refused_by_name(folder):
 
 
 def test_a_vocabulary_without_room_for_the_codes_is_refused(language, vq):
-    with pytest.raises(ValueError, match=r"tiny: vocab_size = 24: has no room for 14 tokens"):
+    with pytest.raises(ValueError, match=r"tiny: vocab_size = 24: must be at least 25, the codes"):
         liquid.assemble("tiny", language, 14, prompt, vq, SIDE)
 
 

@@ -52,7 +52,6 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
             "runs": {
                 "ar": run("main", "captions", method="ar"),
                 "ar-repeat": run("main", "captions", method="ar", seed=1000000),
-                "sjd": run("main", "captions", method="sjd"),
                 "pjd-8": run("main", "captions", method="pjd", context=8),
                 "pjd-16": run("main", "captions", method="pjd", context=16),
                 "parti-ar": run("parti", "parti", method="ar"),

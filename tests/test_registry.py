@@ -44,3 +44,10 @@ def test_a_device_is_taken_where_torch_has_it_and_mps_only_if_it_is_asked_for(th
             choose_device(device)
     with pytest.raises(ParameterError, match="must be one of cpu, cuda, mps"):
         choose_device("tpu")
+
+
+@pytest.mark.parametrize("name", ["lumina-mgpt-7b-768", "emoji"])
+def test_the_grid_before_is_not_copied_where_there_is_none(name):
+    assert configure_for("glm-image", "pjd", initial="preview").initial == "preview"
+    with pytest.raises(ParameterError, match=f"initial = 'preview': .* {name} has one grid alone"):
+        configure_for(name, "pjd", initial="preview")

@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused_by_name(folder):
 
 
 def test_a_vocabulary_without_room_for_the_codes_is_refused(language):
-    with pytest.raises(ValueError, match=r"tiny: vocab_size = 26: has no room for 15 tokens"):
+    with pytest.raises(ValueError, match=r"tiny: vocab_size = 26: must be at least 27, the codes"):
         simplear.assemble("tiny", language, 15, prompt, simplear.Pixels(Cosmos()), SIDE, LEVELS)
 
 

@@ -141,7 +141,7 @@ def lenient(lenience: float) -> AcceptRule:
     def accepts(inputs: AcceptInputs) -> Tensor:
         return ratio(inputs._replace(uniforms=inputs.uniforms * lenience))
 
-    accepts.__name__ = f"lenient {lenience:g}"
+    accepts.__name__ = f"lenient {lenience!r}"
     return AcceptRule(accepts)
 
 

@@ -169,3 +169,57 @@ class SlotCache:
     def layer(self, index: int) -> LayerCache:
         """The part of one layer."""
         return LayerCache(self.keys[index], self.values[index], self.place)
+
+
+class SplitCache(SlotCache):
+    """A slot cache of layers on several devices: one :class:`SlotCache` on each.
+
+    Args:
+        devices: of each layer.
+        batch: see :class:`SlotCache`.
+        heads: see :class:`SlotCache`.
+        slots: see :class:`SlotCache`.
+        head_dim: see :class:`SlotCache`.
+        dtype: see :class:`SlotCache`.
+    """
+
+    def __init__(
+        self,
+        devices: list[torch.device],
+        batch: int,
+        heads: int,
+        slots: int,
+        head_dim: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """Allocate the caches, and note which layer of which one a layer is."""
+        self.parts = {
+            device: SlotCache(devices.count(device), batch, heads, slots, head_dim, dtype, device)
+            for device in dict.fromkeys(devices)
+        }
+        self.layers = [(one, devices[:index].count(one)) for index, one in enumerate(devices)]
+
+    def select(self, sequences: Tensor) -> "SplitCache":
+        """A cache of the sequences at ``sequences`` int64 [fewer] alone."""
+        cache = copy(self)
+        cache.parts = {
+            device: part.select(sequences.to(device)) for device, part in self.parts.items()
+        }
+        return cache
+
+    def at(self, slots: Tensor, used: int | None = None, fed: Tensor | None = None) -> "SplitCache":
+        """Say where the next forward pass writes, once for each device; returns the cache itself.
+
+        Args:
+            slots: see :meth:`SlotCache.at`.
+            used: see :meth:`SlotCache.at`.
+            fed: not used: layers that are spread over devices compute blanks too.
+        """
+        for device, part in self.parts.items():
+            part.at(slots.to(device), used)
+        return self
+
+    def layer(self, index: int) -> LayerCache:
+        """The part of one layer."""
+        device, number = self.layers[index]
+        return self.parts[device].layer(number)

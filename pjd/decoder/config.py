@@ -181,11 +181,12 @@ class DecodeConfig:
         return self.guidance != 1
 
     def as_dict(self) -> dict[str, Any]:
-        """All options, for a provenance stamp; a rule of one's own by the name of its function."""
+        """All options, for a provenance stamp; a test by the name of its function."""
+        # It imports torch, which the command line must not wait for.
+        from pjd.decoder.acceptance import accept_rule
+
         options = {field.name: getattr(self, field.name) for field in fields(self)}
-        if not isinstance(self.accept, str):
-            options["accept"] = self.accept.accepts.__name__
-        return options
+        return {**options, "accept": accept_rule(self.accept).accepts.__name__}
 
     @property
     def digest(self) -> str:

@@ -99,7 +99,8 @@ class Engine:
         if self.shapes.static and getattr(model, "compiled", False):
             self.feed = Compiled(self.feed)  # type: ignore[method-assign]
             self.judge = Compiled(self.judge)  # type: ignore[method-assign]
-        self.recorder: Recorder | None = cuda_recorder() if model.device.type == "cuda" else None
+        captures = model.device.type == "cuda" and model.capturable
+        self.recorder: Recorder | None = cuda_recorder() if captures else None
 
     def initial_state(self) -> State:
         """The state before the first iteration."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ImageModel, Prompt
-from pjd.errors import ParameterError
+from pjd.errors import ParameterError, no_grid_before
 
 
 def grids_of(model: ImageModel) -> list[ImageModel]:
@@ -59,7 +59,7 @@ def check_same_codebook(model: ImageModel, option: str, value: str) -> None:
     """
     before = [one.before for one in grids_of(model) if one.before is not None]
     if not before:
-        raise ParameterError(option, value, f"must be another: {model.name} has one grid alone")
+        raise no_grid_before(option, value, model.name)
     for one in before:
         if not torch.equal(one.codebook, model.codebook):
             allowed = f"must be another: the grids of {model.name} have codebooks of their own"

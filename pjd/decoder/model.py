@@ -39,11 +39,14 @@ class ModelDefaults:
             preview: the same transformer with another grid; None: the first grid. It is decoded
             first, and its codes become a part of the prompt, see :mod:`pjd.decoder.grids`. Prompts
             are encoded by the model of the first grid.
+        capturable: whether an iteration may be captured as one graph on a GPU, which needs a model
+            that is on that GPU as a whole.
     """
 
     takes_prompts: bool = True
     takes_guidance: bool = True
     before: "ImageModel | None" = None
+    capturable: bool = True
 
     def image_positions(self, last: Tensor, raster: Tensor) -> Tensor:
         """Position ids of an image's tokens: the numbers after the prompt's last one.
@@ -89,6 +92,7 @@ class ImageModel(Protocol):
         takes_prompts: see :class:`ModelDefaults`.
         takes_guidance: see :class:`ModelDefaults`.
         before: see :class:`ModelDefaults`.
+        capturable: see :class:`ModelDefaults`.
     """
 
     name: str
@@ -101,6 +105,11 @@ class ImageModel(Protocol):
     @property
     def before(self) -> "ImageModel | None":
         """The model of the grid before this one, see :class:`ModelDefaults`."""
+        ...
+
+    @property
+    def capturable(self) -> bool:
+        """Whether an iteration may be captured, see :class:`ModelDefaults`."""
         ...
 
     @property

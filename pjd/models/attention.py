@@ -10,13 +10,15 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
-from pjd.decoder.cache import LayerCache
+from pjd.decoder.cache import LayerCache, SlotCache
 from pjd.decoder.capture import cuda_recorder
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From queries [batch, heads, length, head_dim], keys and values [batch, heads, keys, head_dim]
-and a mask [batch, 1, length, keys] to sums of values, shaped as the queries."""
+"""From queries [batch, heads, length, head_dim], keys and values [batch, key-value heads, keys,
+head_dim] and a mask [batch, 1, length, keys] to sums of values, shaped as the queries. Each head of
+keys and values serves as many heads of queries, which follow each other."""
 
 REPEATS = 20
 """Calls of a kernel that are timed together: one alone is too short."""
@@ -24,6 +26,9 @@ REPEATS = 20
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """``scaled_dot_product_attention``: the reference, and all that a CPU uses."""
+    group = query.shape[1] // key.shape[1]
+    if group > 1:
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
@@ -36,9 +41,31 @@ def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         value: of the same dtype.
         mask: what is added to the scores.
     """
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    shares = (scores.float() + mask).softmax(-1)
-    return shares.to(value.dtype) @ value
+    # All queries that a head of keys serves are rows of one product.
+    rows = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    scores = (rows * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    scores = scores.view(*query.shape[:3], -1).float() + mask
+    shares = scores.softmax(-1).to(value.dtype)
+    return (shares.view(*rows.shape[:3], -1) @ value).view(query.shape)
+
+
+def flex(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """FlexAttention, which has a kernel for few queries that splits the keys; to be compiled.
+
+    Args:
+        query: see :data:`Attend`.
+        key: of the same dtype.
+        value: of the same dtype.
+        mask: what is added to the scores.
+    """
+
+    def masked(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        return score + mask[batch, 0, row, column]
+
+    grouped = query.shape[1] != key.shape[1]
+    out = flex_attention(query, key, value, score_mod=masked, enable_gqa=grouped)
+    assert isinstance(out, Tensor)
+    return out
 
 
 def attend_through(
@@ -75,43 +102,62 @@ def attend_through(
 KERNELS: dict[str, Attend] = {"sdpa": sdpa, "products": products}
 """The choices, by name."""
 
+COMPILED_KERNELS: dict[str, Attend] = {**KERNELS, "flex": flex}
+"""The choices within a block that is compiled, by name."""
+
 _fastest: dict[tuple[object, ...], Attend] = {}
 
 
 def seconds(attend: Attend, *inputs: Tensor) -> float:
-    """Seconds of :data:`REPEATS` calls on a GPU, captured as they are in an iteration."""
+    """Seconds of :data:`REPEATS` calls on a GPU, captured as they are in an iteration.
+
+    Infinitely many if a kernel cannot be compiled for such inputs, or cannot be captured.
+    """
 
     def repeat() -> None:
         for _ in range(REPEATS):
             attend(*inputs)
 
-    repeat()
-    replay = cuda_recorder()(repeat)
-    replay()
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    replay()
-    torch.cuda.synchronize()
+    try:
+        repeat()
+        replay = cuda_recorder()(repeat)
+        replay()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        replay()
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return float("inf")
     return time.perf_counter() - began
 
 
-def fastest(queries: int, keys: Tensor, mask: Tensor) -> Attend:
+def fastest(
+    cache: SlotCache | None, heads: int, length: int, mask: Tensor, compiled: bool
+) -> Attend:
     """The kernel for inputs of these shapes, measured when they are met for the first time.
 
     Args:
-        queries: per sequence.
-        keys: [batch, heads, keys, head_dim]; where they are and their shape count.
-        mask: a boolean one is left to :func:`sdpa`.
+        cache: told the slots of this forward pass; None, a CPU's, or with a boolean mask:
+            :func:`sdpa`.
+        heads: of queries.
+        length: queries per sequence.
+        mask: [batch, 1, length, keys].
+        compiled: whether the kernel becomes a part of a block that is compiled.
     """
-    if keys.device.type != "cuda" or mask.dtype == torch.bool:
+    if cache is None or mask.dtype == torch.bool:
         return sdpa
-    shape = queries, keys.shape, keys.dtype
-    if shape not in _fastest:
-        query = torch.randn_like(keys[:, :, :1]).expand(-1, -1, queries, -1).contiguous()
-        try:
-            times = {one: seconds(one, query, keys, keys, mask) for one in KERNELS.values()}
-            _fastest[shape] = min(times, key=lambda one: times[one])
-        except RuntimeError:
-            # What cannot be captured cannot be timed so; the reference always works.
-            _fastest[shape] = sdpa
-    return _fastest[shape]
+    layer = cache.layer(0)
+    keys = layer.keys[:, :, : layer.place.used]
+    if keys.device.type != "cuda":
+        return sdpa
+    case = heads, length, keys.shape, keys.dtype, compiled
+    if case not in _fastest:
+        query = torch.randn_like(keys[:, :1, :1]).repeat(1, heads, length, 1)
+        kernels = COMPILED_KERNELS if compiled else KERNELS
+        times = {}
+        for attend in kernels.values():
+            run = torch.compile(attend, fullgraph=True, dynamic=False) if compiled else attend
+            times[attend] = seconds(run, query, keys, keys, mask)
+        # The reference is the first, and so is taken where nothing could be timed.
+        _fastest[case] = min(times, key=lambda one: times[one])
+    return _fastest[case]

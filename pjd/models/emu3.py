@@ -17,6 +17,7 @@ from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError, check_integer
 from pjd.models.catalogue import EMU3_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
+from pjd.models.dispatched import weights_of
 from pjd.models.files import read_json
 from pjd.models.transformers_decoder import (
     DecoderModel,
@@ -129,9 +130,9 @@ def assemble(
     check_integer("columns", columns, 1)
     inner = language.model
     inner.text_model.set_attn_implementation("sdpa")
-    vectors = inner.vqmodel.quantize.embedding.weight.detach()
+    vectors = weights_of(inner.vqmodel.quantize.embedding)["weight"]
     token_of = inner.vocabulary_mapping.img2bpe
-    tokens = torch.tensor([token_of[code] for code in range(len(vectors))], device=vectors.device)
+    tokens = torch.tensor([token_of[code] for code in range(len(vectors))])
     half = [0.5] * 3
     return DecoderModel(
         name=name,
@@ -140,7 +141,7 @@ def assemble(
         tokens=tokens,
         head=code_head(language.lm_head, tokens),
         prompt=prompt,
-        pixels=Pixels(inner.vqmodel, mean or half, deviation or half).to(vectors.device),
+        pixels=Pixels(inner.vqmodel, mean or half, deviation or half),
         codebook=F.normalize(vectors, dim=-1),
         sampling=SAMPLING,
     )

@@ -100,6 +100,7 @@ class Transformer(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.heads = config.n_head
         self.ln_f = nn.RMSNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.block = run_block
 
@@ -109,9 +110,8 @@ class Transformer(nn.Module):
         """Hidden states [batch, length, dim]; see :class:`pjd.decoder.model.ImageModel`."""
         # The image's last token would have one position more than there are; nothing follows it.
         x = x + self.wpe(positions.clamp(max=self.wpe.num_embeddings - 1))
-        attend: Attend = sdpa
+        attend = fastest(cache, self.heads, x.shape[1], mask, self.block is not run_block)
         if cache is not None:
-            attend = fastest(x.shape[1], cache.layer(0).keys[:, :, : cache.place.used], mask)
             x = cache.leave_out_blanks().pack(x)
         for index, layer in enumerate(self.h):
             slots = None if cache is None else cache.layer(index)

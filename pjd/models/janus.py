@@ -16,6 +16,7 @@ from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError
 from pjd.models.catalogue import JANUS_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
+from pjd.models.dispatched import weights_of
 from pjd.models.files import read_json
 from pjd.models.pixels import truncate
 from pjd.models.transformers_decoder import (
@@ -78,12 +79,12 @@ def assemble(
     inner = language.model
     inner.language_model.set_attn_implementation("sdpa")
     rows, columns = inner.vqmodel.quantize.quant_state_dims
-    vectors = inner.vqmodel.quantize.embedding.weight.detach()
+    vectors = weights_of(inner.vqmodel.quantize.embedding)["weight"]
     return DecoderModel(
         name=name,
         backbone=inner.language_model,
         grid=Grid(rows, columns),
-        tokens=torch.arange(len(vectors), device=vectors.device),
+        tokens=torch.arange(len(vectors)),
         head=inner.generation_head,
         prompt=prompt,
         pixels=Pixels(inner.vqmodel),

@@ -22,7 +22,7 @@ from pjd.models.transformers_decoder import (
     read_config,
     read_vocabulary,
     tied,
-    with_codes_after_text,
+    with_codes_from,
 )
 
 SIDE = 32
@@ -71,7 +71,7 @@ def assemble(
     """
     vectors = F.normalize(vq.quantize.embedding.weight.detach(), dim=-1)
     grid = Grid(side, side)
-    return with_codes_after_text(name, language, text, grid, prompt, vq, vectors, SAMPLING)
+    return with_codes_from(text, name, language, grid, prompt, vq, vectors, SAMPLING)
 
 
 def load(

@@ -249,9 +249,9 @@ class LlamaGen(nn.Module):
             Normalised hidden states [batch, length, dim]; apply ``output`` for logits.
         """
         rotation = self.rotary[positions]
-        attend: Attend = sdpa
+        compiled = self.block is not run_block
+        attend = fastest(cache, self.config.heads, x.shape[1], mask, compiled)
         if cache is not None:
-            attend = fastest(x.shape[1], cache.layer(0).keys[:, :, : cache.place.used], mask)
             place = cache.leave_out_blanks()
             x, rotation = place.pack(x), place.pack(rotation)
         rotation = rotary_factors(rotation)

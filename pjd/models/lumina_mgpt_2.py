@@ -21,10 +21,10 @@ from pjd.models.files import read_json
 from pjd.models.movq import MOVQ_270M, MoVQ, load_movq
 from pjd.models.transformers_decoder import (
     DecoderModel,
-    code_head,
     exact_rotary,
     load_language,
     read_vocabulary,
+    with_codes_from,
 )
 
 SIDE = 96
@@ -125,23 +125,8 @@ def assemble(
     Raises:
         ValueError: if the transformer has too few tokens.
     """
-    language.model.set_attn_implementation("sdpa")
-    vectors = vq.quantize.embedding.weight.detach()
-    end, room = first + len(vectors), language.config.vocab_size
-    if room < end:
-        raise ValueError(f"{name}: vocab_size = {room}: must be at least {end}, the codes' end")
-    tokens = torch.arange(first, end, device=language.device)
-    return LuminaMGPT2(
-        name=name,
-        backbone=language.model,
-        grid=grid,
-        tokens=tokens,
-        head=code_head(language.lm_head, tokens),
-        prompt=prompt,
-        pixels=vq,
-        codebook=F.normalize(vectors, dim=-1),
-        sampling=SAMPLING,
-    )
+    vectors = F.normalize(vq.quantize.embedding.weight.detach(), dim=-1)
+    return with_codes_from(first, name, language, grid, prompt, vq, vectors, SAMPLING, LuminaMGPT2)
 
 
 def first_token(path: Path) -> str:

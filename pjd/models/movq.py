@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ChameleonVQVAEConfig
 
+from pjd.models.chameleon_vq import UNUSED as UNUSED_VQ
 from pjd.models.chameleon_vq import ChameleonVQ, normalisation
 from pjd.models.checkpoint import fit, read
 from pjd.models.tokenizer import to_uint8
@@ -28,7 +29,7 @@ MOVQ_270M = ChameleonVQVAEConfig(
 )
 """Sizes of the model of 270 million parameters, which its file does not say."""
 
-UNUSED = ("encoder.", "quant_conv.", "loss.", "ema_")
+UNUSED = (*UNUSED_VQ, "ema_")
 """Names of parameters that are not needed begin with these: they read images, or train."""
 
 

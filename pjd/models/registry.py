@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import configure
-from pjd.errors import ParameterError, check_choice, no_guidance
+from pjd.errors import ParameterError, check_choice, no_grid_before, no_guidance
 from pjd.models.catalogue import CATALOGUE, Checkpoint, converted
 from pjd.models.files import check_file, faults, identity, read_json
 from pjd.paths import WEIGHTS
@@ -102,6 +102,8 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
     checkpoint = official(name)
     if checkpoint is not None and not checkpoint.takes_guidance and given.get("guidance", 1) != 1:
         raise no_guidance(name, given["guidance"])
+    if given.get("initial") == "preview" and (checkpoint is None or checkpoint.grids == 1):
+        raise no_grid_before("initial", "preview", name)
     return configure(method, columns=columns_of(name), **{**default_sampling(name), **given})
 
 

@@ -26,7 +26,7 @@ from pjd.models.transformers_decoder import (
     read_config,
     read_vocabulary,
     tied,
-    with_codes_after_text,
+    with_codes_from,
 )
 
 SIDE = 64
@@ -133,7 +133,7 @@ def assemble(
         ValueError: if the transformer has too few tokens.
     """
     vectors, grid = code_vectors(levels), Grid(side, side)
-    return with_codes_after_text(name, language, text, grid, prompt, pixels, vectors, SAMPLING)
+    return with_codes_from(text, name, language, grid, prompt, pixels, vectors, SAMPLING)
 
 
 def load(

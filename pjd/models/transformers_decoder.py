@@ -5,6 +5,7 @@ which together say everything that it would otherwise infer from the order of it
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -13,11 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from pjd.decoder.cache import LayerCache, SlotCache
+from pjd.decoder.cache import LayerCache, SlotCache, SplitCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ModelDefaults, Prompt
+from pjd.errors import ParameterError
+from pjd.models.attention import fastest
 from pjd.models.checkpoint import damaged, fit
+from pjd.models.dispatched import Spread, is_dispatched, weights_of
 from pjd.models.files import check_file
+from pjd.models.transformers_attention import FEW_QUERIES
 
 Language = TypeVar("Language", bound=PreTrainedModel)
 Config = TypeVar("Config", bound=PretrainedConfig)
@@ -118,8 +123,8 @@ def code_head(head: nn.Linear, tokens: Tensor) -> nn.Linear:
         tokens: int64 [vocabulary], the token of each code.
     """
     part = nn.Linear(head.in_features, len(tokens), bias=head.bias is not None, device="meta")
-    for name, parameter in head.named_parameters():
-        setattr(part, name, nn.Parameter(parameter.detach()[tokens]))
+    for name, weight in weights_of(head).items():
+        setattr(part, name, nn.Parameter(weight[tokens]))
     return part
 
 
@@ -243,7 +248,7 @@ class DecoderModel(ModelDefaults):
         """Put the parts together, in evaluation mode."""
         config = backbone.config
         # "eager" would silently add a boolean mask to the scores.
-        if config._attn_implementation != "sdpa":
+        if config._attn_implementation not in ("sdpa", FEW_QUERIES):
             raise ValueError(f"{name}: attention is {config._attn_implementation}, must be sdpa")
         if getattr(config, "sliding_window", None) is not None:
             raise ValueError(f"{name}: sliding_window is {config.sliding_window}, must be None")
@@ -257,6 +262,7 @@ class DecoderModel(ModelDefaults):
         row_end = [] if grid.row_end is None else [grid.row_end]
         self.tokens = torch.cat([tokens, tokens.new_tensor(row_end)])
         self.codebook = codebook
+        backbone.set_attn_implementation(FEW_QUERIES)
         self.backbone = backbone
         self.head = head
         self.embedding = backbone.get_input_embeddings() if embedding is None else embedding
@@ -264,7 +270,10 @@ class DecoderModel(ModelDefaults):
         self.run_head = run_module
         for module in (self.backbone, self.head, self.embedding, self.pixels):
             module.eval().requires_grad_(False)
-        self.to(backbone.device)
+        self.spread = Spread(name, backbone) if is_dispatched(backbone) else None
+        # A graph would repeat neither another device's work nor the reading of offloaded weights.
+        self.capturable = self.spread is None
+        self.to(backbone.device if self.spread is None else self.spread.home)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -276,10 +285,18 @@ class DecoderModel(ModelDefaults):
 
         It has no parameter for the dtype, which is chosen when the model is loaded: a module's
         ``to`` would also round the frequencies of the rotary positions.
+
+        Raises:
+            ParameterError: if ``device_map`` has placed the model, and this is another device than
+                that of its input embeddings.
         """
+        if self.spread is not None and torch.device(device) != self.spread.home:
+            allowed = f"must be {self.spread.home}: device_map has placed {self.name} for good"
+            raise ParameterError("device", str(device), allowed)
         self.device = torch.device(device)
         for module in (self.backbone, self.head, self.embedding, self.pixels):
-            module.to(self.device)
+            if not is_dispatched(module):
+                module.to(self.device)
         self.tokens = self.tokens.to(self.device)
         self.codebook = self.codebook.to(self.device)
         return self
@@ -310,43 +327,60 @@ class DecoderModel(ModelDefaults):
         return Prompt(embeddings, positions >= 0, positions.clamp(min=0))
 
     def compile(self, compiled: Callable[..., Any]) -> None:
-        """Let ``compiled`` take what runs most: one layer, for all layers, and the output head."""
+        """Let ``compiled`` take what runs most: one layer, for all layers, and the output head.
+
+        Raises:
+            NotImplementedError: if ``device_map`` has placed the model: hooks between its layers
+                move inputs and weights, which no compiled layer would wait for.
+        """
+        if self.spread is not None:
+            advice = "load it without device_map, or do not compile it"
+            raise NotImplementedError(f"{self.name}: placed by device_map, not compiled: {advice}")
         run = compiled(run_module)
         for index, layer in enumerate(self.backbone.layers):
             share(layer, index, run)
         self.run_head = compiled(run_module)
 
     def cache(self, batch: int, slots: int) -> SlotCache:
-        """Allocate a slot cache of the backbone's shape, dtype and device."""
+        """Allocate a slot cache of the backbone's shape and dtype, each layer on its device."""
         config = self.backbone.config
         head_dim = getattr(config, "head_dim", None)
-        return SlotCache(
-            config.num_hidden_layers,
+        shape = (
             batch,
             config.num_key_value_heads,
             slots,
             head_dim or config.hidden_size // config.num_attention_heads,
-            self.backbone.dtype,
-            self.device,
         )
+        if self.spread is not None:
+            return SplitCache(self.spread.devices, *shape, self.backbone.dtype)
+        return SlotCache(config.num_hidden_layers, *shape, self.backbone.dtype, self.device)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings of codes and of the id ``vocabulary``, which is the forced row-end token."""
-        return self.embedding(self.tokens[tokens])
+        return self.embedding(self.tokens[tokens]).to(self.device)
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
         """Logits of the code after each input."""
-        layers = range(self.backbone.config.num_hidden_layers)
-        hidden = self.backbone(
-            inputs_embeds=x,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=None if cache is None else DecoderCache([*map(cache.layer, layers)]),
-            use_cache=cache is not None,
-        )
-        return self.run_head(self.head, hidden.last_hidden_state)
+        config = self.backbone.config
+        slots = None
+        if cache is not None:
+            slots = DecoderCache([cache.layer(index) for index in range(config.num_hidden_layers)])
+        compiled = self.run_head is not run_module
+        attend = fastest(cache, config.num_attention_heads, x.shape[1], mask, compiled)
+        with nullcontext() if self.spread is None else self.spread.inputs_moved_once():
+            hidden = self.backbone(
+                inputs_embeds=x,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=slots,
+                use_cache=slots is not None,
+                attend=attend,
+            )
+        # On one device these moves are none.
+        last = hidden.last_hidden_state.to(self.device)
+        return self.run_head(self.head, last).to(self.device)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Pixels of the codes, image by image: a large image's activations take gigabytes."""
@@ -354,40 +388,51 @@ class DecoderModel(ModelDefaults):
         return torch.cat([self.pixels(image) for image in codes.split(1)])
 
 
-def with_codes_after_text(
+Written = TypeVar("Written", bound=DecoderModel)
+
+
+def with_codes_from(
+    first: int,
     name: str,
     language: Any,
-    text: int,
     grid: Grid,
     prompt: Callable[[str, bool], list[int]] | None,
     pixels: nn.Module,
     codebook: Tensor,
     sampling: dict[str, float | int],
-) -> DecoderModel:
-    """A model of one vocabulary, in which the codes' tokens follow those of text.
+    model: type[Written] = DecoderModel,  # type: ignore[assignment]
+) -> Written:
+    """A model of one vocabulary, in which the codes' tokens follow each other.
 
     Args:
+        first: the token of code 0, such as the number of tokens of text.
         name: for labels.
         language: a transformers model with ``model`` and ``lm_head``.
-        text: tokens of text, which is the length of the tokenizer.
         grid: see :class:`DecoderModel`.
         prompt: see :class:`DecoderModel`.
         pixels: see :class:`DecoderModel`.
         codebook: unit vectors of the codes, float [vocabulary, width].
         sampling: see :class:`DecoderModel`.
+        model: its class.
 
     Raises:
-        ValueError: if the transformer has fewer tokens than text and codes need.
+        ValueError: if the transformer has too few tokens.
     """
     language.model.set_attn_implementation("sdpa")
-    codes, room = len(codebook), language.config.vocab_size
-    if room < text + codes:
-        needed = f"{text} tokens of its tokenizer and {codes} codes"
-        raise ValueError(f"{name}: vocab_size = {room}: has no room for {needed}")
-    tokens = torch.arange(text, text + codes, device=language.device)
-    head = code_head(language.lm_head, tokens)
-    return DecoderModel(
-        name, language.model, grid, tokens, head, prompt, pixels, codebook, sampling
+    end, room = first + len(codebook), language.config.vocab_size
+    if room < end:
+        raise ValueError(f"{name}: vocab_size = {room}: must be at least {end}, the codes' end")
+    tokens = torch.arange(first, end, device=language.device)
+    return model(
+        name=name,
+        backbone=language.model,
+        grid=grid,
+        tokens=tokens,
+        head=code_head(language.lm_head, tokens),
+        prompt=prompt,
+        pixels=pixels,
+        codebook=codebook,
+        sampling=sampling,
     )
 
 
