@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from pjd.decoder.grids import grids_of
 from pjd.errors import one_line
@@ -61,6 +62,11 @@ class Compiled:
             warnings.warn(f"{name} is not compiled, which is slower: {reason}", stacklevel=2)
             self.fast = self.function
             return self.function(*inputs, **options)
+
+
+def run_module(module: nn.Module, *inputs: Any, **options: Any) -> Any:
+    """Call a module. All layers share this function, and so what it is compiled to."""
+    return type(module).forward(module, *inputs, **options)
 
 
 def compile_model(model: "ImageModel") -> "ImageModel":

@@ -7,13 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from pjd.decoder.cache import SlotCache
+from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ModelDefaults
-
-
-def run_block(layer: nn.Module, *inputs: Any) -> Tensor:
-    """Run one block. All layers share this function, and so what it is compiled to."""
-    return layer(*inputs)
 
 
 class BlockModel(ModelDefaults):
@@ -25,7 +21,7 @@ class BlockModel(ModelDefaults):
         name: for labels.
         transformer: on its device, in its dtype; from embeddings, position ids, mask and cache to
             hidden states [batch, length, dim]. Its attribute ``block`` runs one of its layers, see
-            :func:`run_block`.
+            :func:`pjd.decoder.compiled.run_module`.
         embedding: of codes.
         output: from hidden states to logits of the codes.
         heads: layers, heads and width of a head, for the cache.
@@ -50,7 +46,7 @@ class BlockModel(ModelDefaults):
         self.grid = grid
         self.vocabulary = output.out_features
         self.sampling = sampling
-        self.head = run_block
+        self.head = run_module
 
     @property
     def device(self) -> torch.device:
@@ -64,8 +60,8 @@ class BlockModel(ModelDefaults):
 
     def compile(self, compiled: Callable[..., Any]) -> None:
         """Let ``compiled`` take what runs most: one block, for all layers, and the output head."""
-        self.transformer.block = compiled(run_block)
-        self.head = compiled(run_block)
+        self.transformer.block = compiled(run_module)
+        self.head = compiled(run_module)
 
     def cache(self, batch: int, slots: int) -> SlotCache:
         """Allocate a slot cache of the transformer's shape, dtype and device."""

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import ImageGPTConfig
 
 from pjd.decoder.cache import LayerCache, SlotCache
+from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
 from pjd.models.attention import Attend, attend_through, fastest, sdpa
-from pjd.models.block_model import BlockModel, run_block
+from pjd.models.block_model import BlockModel
 from pjd.models.catalogue import FILES, IMAGEGPT_SAMPLING, matching
 from pjd.models.checkpoint import fit, read, require
 from pjd.models.files import read_json
@@ -102,7 +103,7 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.heads = config.n_head
         self.ln_f = nn.RMSNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.block = run_block
+        self.block = run_module
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
@@ -110,7 +111,7 @@ class Transformer(nn.Module):
         """Hidden states [batch, length, dim]; see :class:`pjd.decoder.model.ImageModel`."""
         # The image's last token would have one position more than there are; nothing follows it.
         x = x + self.wpe(positions.clamp(max=self.wpe.num_embeddings - 1))
-        attend = fastest(cache, self.heads, x.shape[1], mask, self.block is not run_block)
+        attend = fastest(cache, self.heads, x.shape[1], mask, self.block is not run_module)
         if cache is not None:
             x = cache.leave_out_blanks().pack(x)
         for index, layer in enumerate(self.h):

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pjd.decoder.cache import LayerCache, SlotCache
+from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
 from pjd.decoder.model import Prompt
 from pjd.models.attention import Attend, attend_through, fastest, sdpa
-from pjd.models.block_model import BlockModel, run_block
+from pjd.models.block_model import BlockModel
 from pjd.models.linear import Linear
 
 
@@ -226,7 +227,7 @@ class LlamaGen(nn.Module):
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.output = Linear(config.dim, config.vocabulary, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.block = run_block
+        self.block = run_module
         self.register_buffer("rotary", rotary_table(config), persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -249,7 +250,7 @@ class LlamaGen(nn.Module):
             Normalised hidden states [batch, length, dim]; apply ``output`` for logits.
         """
         rotation = self.rotary[positions]
-        compiled = self.block is not run_block
+        compiled = self.block is not run_module
         attend = fastest(cache, self.config.heads, x.shape[1], mask, compiled)
         if cache is not None:
             place = cache.leave_out_blanks()

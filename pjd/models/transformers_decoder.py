@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from pjd.decoder.cache import LayerCache, SlotCache, SplitCache
+from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ModelDefaults, Prompt
 from pjd.errors import ParameterError
@@ -181,11 +182,6 @@ def tied(tensors: dict[str, Tensor], config: PretrainedConfig) -> dict[str, Tens
     if not config.tie_word_embeddings or table is None:
         return tensors
     return {**tensors, "lm_head.weight": table}
-
-
-def run_module(module: nn.Module, *inputs: Any, **options: Any) -> Any:
-    """Call a module. All layers share this function, and so what it is compiled to."""
-    return type(module).forward(module, *inputs, **options)
 
 
 def share(layer: nn.Module, index: int, run: Callable[..., Any]) -> None:
