@@ -96,11 +96,12 @@ def check_common(
     Raises:
         ParameterError: naming the parameter, its value and what is allowed.
     """
-    from pjd.models.registry import check_device, check_dtype, check_quantize, resolve
+    from pjd.models.options import check_quantize
+    from pjd.models.registry import check_device, check_dtype, default_dtype, resolve
 
     together = images_together(model, batch_size)
     check_dtype(dtype)
-    check_quantize(quantize, model, dtype)
+    check_quantize(quantize, dtype or default_dtype(model))
     check_device(device)
     captions = read_captions(model, prompts, file)
     resolve(model)

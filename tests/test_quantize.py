@@ -15,7 +15,7 @@ from pjd.decoder.methods import configure
 from pjd.errors import ParameterError
 from pjd.jobs import origin, plan
 from pjd.measure.fidelity import code_logits
-from pjd.models import emoji, registry
+from pjd.models import emoji, options
 from pjd.models.memory import NONE, Sizes
 from pjd.models.registry import available, load
 from tests.backbones import MODELS
@@ -38,7 +38,7 @@ def quantized(model):
 
 @pytest.fixture
 def torchao_is_there(monkeypatch):
-    monkeypatch.setattr(registry, "find_spec", lambda name: object())
+    monkeypatch.setattr(options, "find_spec", lambda name: object())
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def unloaded(monkeypatch):
 
 @needs_weights
 def test_without_torchao_it_is_refused_before_a_model_loads_with_what_to_do(unloaded, monkeypatch):
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     with pytest.raises(ParameterError) as raised:
         load("emoji-64", quantize="int8")
     assert str(raised.value) == "quantize = 'int8': needs torchao: pip install 'pjd[int8]'"

@@ -1,7 +1,6 @@
 """The models by name: where their weights are, their defaults, and how to load them."""
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from pjd.decoder.methods import configure
 from pjd.errors import ParameterError, check_choice, no_grid_before, no_guidance
 from pjd.models.catalogue import CATALOGUE, Checkpoint, converted
 from pjd.models.files import check_file, faults, identity, read_json
+from pjd.models.options import check_quantize
 from pjd.paths import WEIGHTS
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ EMOJI = {"emoji-128": 16.0e6, "emoji-96": 4.5e6, "emoji-64": 4.5e6}
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZED = ("int8",)
-"""What the weights of a transformer may be rounded to, see :mod:`pjd.models.quantize`."""
-
 
 EMBEDDED_FILES = ("model.json", "model.safetensors")
 """Files of an embedded model."""
@@ -191,28 +188,6 @@ def check_dtype(dtype: str | None) -> None:
         check_choice("dtype", dtype, DTYPES)
 
 
-def check_quantize(quantize: str | None, name: str, dtype: str | None) -> None:
-    """Check what the weights are rounded to, before anything is loaded.
-
-    Args:
-        quantize: one of :data:`QUANTIZED`; None: they stay as they are.
-        name: see :func:`resolve`.
-        dtype: of the arithmetic; None: the model's own.
-
-    Raises:
-        ParameterError: if it is neither, if torchao is missing, or beside float16, whose largest
-            number products with unscaled integers may exceed.
-    """
-    if quantize is None:
-        return
-    check_choice("quantize", quantize, QUANTIZED)
-    if find_spec("torchao") is None:
-        raise ParameterError("quantize", quantize, "needs torchao: pip install 'pjd[int8]'")
-    if (dtype or default_dtype(name)) == "float16":
-        allowed = "must be bfloat16 or float32 beside quantize: sums could exceed its range"
-        raise ParameterError("dtype", "float16", allowed)
-
-
 def check_device(device: str | None) -> None:
     """Raise :class:`ParameterError` unless ``device`` is one of :data:`DEVICES`, or None."""
     if device is not None:
@@ -286,7 +261,7 @@ def load(
     folder = resolve(name)
     checkpoint = official(name)
     check_dtype(dtype)
-    check_quantize(quantize, name, dtype)
+    check_quantize(quantize, dtype or default_dtype(name))
     import torch
 
     if quantize is not None:
