@@ -236,7 +236,7 @@ def model_table(name: str) -> Table:
         ("licence", row.licence),
         ("from", row.source),
     ):
-        table.add_row(head, text)
+        table.add_row(head, Text(text))
     return table
 
 
@@ -266,5 +266,6 @@ def doctor_table() -> Table:
     table = Table(show_header=False)
     for finding in examine():
         mark = "ok" if finding.good else "[bold red]no[/bold red]"
-        table.add_row(mark, finding.subject, finding.text)
+        # As text: rich would take the name in "pjd[ray]" for a style.
+        table.add_row(mark, Text(finding.subject), Text(finding.text))
     return table

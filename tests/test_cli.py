@@ -397,6 +397,8 @@ def test_models_and_doctor_name_every_checkpoint(monkeypatch):
         assert done.exit_code == 0
         for name in ("emoji-64", *CATALOGUE):
             assert name in done.output
+    # rich would take the name in brackets for a style.
+    assert "pjd[int8]" in done.output
     for official in CATALOGUE.values():
         assert (registry.WEIGHTS.parent / official.guide).exists()
 

@@ -109,6 +109,9 @@ PACKAGES = {
                 return numpy.array([[len(texts[0]) + int(images[0][-9:-4])]])
             return forward
     """,
+    # Packages, lest the real one is found.
+    "accelerate/__init__.py": "",
+    "accelerate/commands/__init__.py": "",
     "accelerate/commands/launch.py": """
         import runpy, sys
         assert sys.argv[1:3] == ["--num_processes", "1"]
