@@ -67,7 +67,8 @@ BatchSize = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; cuda if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Quantize = Annotated[
-    str | None, typer.Option(help="int8: weights in 8 bits, which need half the memory.")
+    str | None,
+    typer.Option(help="int8: weights in 8 bits, to save memory; other images."),
 ]
 Compiled = Annotated[
     bool | None, typer.Option(help="Slow at first, then faster; default: if it most likely pays.")

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     # It imports torch, which the command line must not wait for.
     from pjd.api import Result
 
-WIDE = 120
-"""Columns of a terminal from which on a table shows more."""
-
 
 def parse_option(text: str) -> dict[str, Any]:
     """The option of a decoder that a ``name=value`` gives, by its name.
@@ -191,18 +188,21 @@ def models_table(width: int) -> Table:
     """The models: what is on disk, sizes and licences.
 
     Args:
-        width: of the terminal; a wide one shows their defaults too.
+        width: of the terminal, in columns; from 80 on it shows licences, from 120 defaults too.
     """
     from pjd.models.listed import model_rows
 
-    rows, wide = model_rows(), width >= WIDE
+    rows = model_rows()
     table = Table(title=f"models in {WEIGHTS}", caption_justify="left")
     for head in ("name", "on disk", "tokens", "c", "size", "memory"):
         table.add_column(head, no_wrap=True)
-    for head in ("licence", "sampling")[: 1 + wide]:
+    # What folds is left out before a name would be cut.
+    folding = [head for head, least in (("licence", 80), ("sampling", 120)) if width >= least]
+    for head in folding:
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row[:7]), *[in_line(row.sampling)][:wide])
+        cells = [*map(str, row[:7]), in_line(row.sampling)]
+        table.add_row(*cells[: 6 + len(folding)])
     faults = dict.fromkeys(fault for row in rows for fault in row.faults)
     more = "`pjd models NAME` says where to get one, and its defaults."
     table.caption = Text("\n".join([*faults, more]))
@@ -213,14 +213,17 @@ def model_table(name: str) -> Table:
     """All about one model.
 
     Args:
-        name: of a model that ships, or of an official checkpoint.
+        name: of a model that ships, or of an official checkpoint; or "emoji".
 
     Raises:
         ParameterError: if there is none of this name.
     """
     from pjd.models.listed import model_rows
+    from pjd.models.registry import resolve
 
     rows = {row.name: row for row in model_rows()}
+    # What `pjd.load` takes for the best that is on disk.
+    name = resolve(name).name if name == "emoji" else name
     check_choice("model", name, tuple(rows))
     row = rows[name]
     table = Table(show_header=False, title=name)

@@ -117,6 +117,9 @@ def weights() -> list[Finding]:
         folder = WEIGHTS / name
         missing, wrong = official.missing(folder), official.faults(folder)
         fits, needed = needs(name).total <= memory, f"needs {room(name, memory)}"
+        if gpu_memory() and needs(name).weights > main_memory():
+            fits = False
+            needed += f"; weights are read in main memory, which has {main_memory():.0f} GiB"
         if not folder.is_dir():
             text = f"not there; {needed}; {official.source}, files: {official.guide}"
             found.append(Finding(True, name, text))

@@ -427,13 +427,15 @@ def test_models_shows_sizes_and_defaults_and_what_a_folder_lacks(monkeypatch, tm
     for part in (lacking, "temperature 0.7", "huggingface.co", "docs/checkpoints_chameleon.md"):
         assert part in one
     assert "14.3 GiB (weights 12.6, cache 1.1, image decoder 0.5); with --quantize int8" in one
+    assert "dvc pull" in run(app, ["models", "emoji"]).stdout
     assert "must be one of emoji-64, " in str(run(app, ["models", "anole"]).exception)
 
 
-def test_models_fits_a_terminal_of_eighty_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.mark.parametrize("columns", [72, 80])
+def test_models_fits_a_terminal_and_cuts_no_name(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     lines = run(app, ["models"]).stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= columns
     rows = [[cell.strip() for cell in line.split("│")] for line in lines if "│" in line]
     assert set(CATALOGUE) <= {row[1] for row in rows}
 
@@ -457,8 +459,11 @@ def test_doctor_says_what_will_not_work_and_why(monkeypatch, tmp_path):
     assert not janus.good and "generation_config.json, tokenizer.json, *.safe" in janus.text
     monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [12.0])
     anole = {finding.subject: finding for finding in doctor.weights()}["anole-7b"]
-    assert not anole.good and anole.text.endswith("image decoder 0.5), which fits")
+    assert not anole.good and "image decoder 0.5), which fits" in anole.text
     monkeypatch.setattr("pjd.doctor.gpu_memory", lambda: [8.0, 24.0])
+    anole = {finding.subject: finding for finding in doctor.weights()}["anole-7b"]
+    assert not anole.good and anole.text.endswith("in main memory, which has 8 GiB")
+    monkeypatch.setattr("pjd.doctor.main_memory", lambda: 16.0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
     assert {finding.subject: finding for finding in doctor.weights()}["anole-7b"].good
     assert [finding.text for finding in doctor.gpus()] == ["card 0, 8 GiB", "card 1, 24 GiB"]

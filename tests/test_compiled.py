@@ -65,6 +65,13 @@ def test_the_engines_own_parts_are_graphs(graphs, method):
     assert torch.equal(tokens(), expected) and len(graphs) == count
 
 
+def test_a_compiled_model_refuses_the_cache_of_transformers_generate(graphs):
+    model, language = tiny_llama(row_end=True)
+    compile_model(model)
+    with pytest.raises(TypeError, match="load it again for transformers' own generate"):
+        language.generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False)
+
+
 def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch):
     plain = torch.compile
 

@@ -389,12 +389,12 @@ CLAIMS = {
     ],
     "docs/findings.md": [
         (
-            "16×16 N, N, N; 32×32 N, N, N. Gaps of PJD: N and N;",
+            "16×16 N, N, N; 24×24 N, N, N; 32×32 N, N, N. Gaps of PJD: N, N and N;",
             [
                 *(value(run, "steps") for run in ("sjd", "mc-sjd-32", "pjd-4")),
+                *(value(f"emoji-96-{run}", "steps") for run in ("sjd", "mc-sjd-48", "pjd-6")),
                 *(value(f"emoji-128-{run}", "steps") for run in ("sjd", "mc-sjd-64", "pjd-8")),
-                value("pjd-4", "gap"),
-                value("emoji-128-pjd-8", "gap"),
+                *(value(run, "gap") for _, run in QUARTER),
             ],
         ),
         (
@@ -406,10 +406,12 @@ CLAIMS = {
             ],
         ),
         (
-            "16×16, c = 4: N steps at N with it, N at N without it",
+            "16×16, c = 4: N steps at N with it, N at N without it; "
+            "32×32, c = 8: N at N and N at N; c = 4: N at N and N at N |",
             [
-                value(run, measure)
-                for run in ("pjd-4", "pjd-nomask-4")
+                value(f"{grid}{run}-{c}", measure)
+                for grid, c in (("", 4), ("emoji-128-", 8), ("emoji-128-", 4))
+                for run in ("pjd", "pjd-nomask")
                 for measure in ("steps", "gap")
             ],
         ),
@@ -425,8 +427,12 @@ CLAIMS = {
             ],
         ),
         (
-            "MC-SJD's grows faster: N× on 16×16, N× on 32×32",
-            [ratio("ar", "mc-sjd-32"), ratio("emoji-128-ar", "emoji-128-mc-sjd-64")],
+            "MC-SJD's grows faster: N× on 16×16, N× on 24×24, N× on 32×32",
+            [
+                ratio("ar", "mc-sjd-32"),
+                ratio("emoji-96-ar", "emoji-96-mc-sjd-48"),
+                ratio("emoji-128-ar", "emoji-128-mc-sjd-64"),
+            ],
         ),
         (
             "in a random order PJD needs N steps, SJD N |",
@@ -447,8 +453,12 @@ CLAIMS = {
             [value("mc-sjd-32", "steps"), value("sjd-32", "steps")],
         ),
         (
-            "MC-SJD with W = 32 needs N steps and PJD at c = 4 needs N.",
-            [value("mc-sjd-32", "steps"), value("pjd-4", "steps")],
+            "MC-SJD with W = 32 needs N steps and PJD at c = 4 needs N. "
+            "On 24×24 it needs N with W = 48, and PJD at c = 6 N.",
+            [
+                value(run, "steps")
+                for run in ("mc-sjd-32", "pjd-4", "emoji-96-mc-sjd-48", "emoji-96-pjd-6")
+            ],
         ),
         (
             "without it PJD needs N steps at a gap of N;",

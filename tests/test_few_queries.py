@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pjd.decoder.cache import SplitCache
 from pjd.decoder.compiled import compile_model
 from pjd.decoder.inputs import bias
 from pjd.decoder.methods import configure
@@ -139,6 +140,19 @@ def test_the_fastest_is_measured_once_for_each_shape(compiled, kernels, monkeypa
     assert shapes == [(2, 6, 5, 16)] * len(kernels)
     fastest(OnGpu(), 6, 4, MASK, compiled)
     assert len(shapes) == 2 * len(kernels)
+
+
+@pytest.mark.parametrize(("others", "expected"), [(0.97, sdpa), (0.9, products)])
+def test_a_kernel_that_is_hardly_faster_is_not_taken(monkeypatch, others, expected):
+    monkeypatch.setattr(attention, "seconds", lambda one, *_: 1.0 if one is sdpa else others)
+    monkeypatch.setattr(attention, "_fastest", {})
+    assert fastest(OnGpu(), 6, 5, MASK, False) is expected
+
+
+def test_a_cache_on_several_devices_has_the_reference(monkeypatch):
+    monkeypatch.setattr(SplitCache, "layer", OnGpu.layer)
+    cache = SplitCache([torch.device("cpu")], 1, 1, 1, 1, torch.float32)
+    assert fastest(cache, 6, 5, MASK, False) is sdpa
 
 
 def test_a_kernel_that_cannot_be_timed_is_not_taken(monkeypatch):

@@ -1,6 +1,7 @@
 """Weights in 8 bits: refused by name where they cannot be had, and never hidden in a record."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 
 import pytest
@@ -38,7 +39,7 @@ def quantized(model):
 
 @pytest.fixture
 def torchao_is_there(monkeypatch):
-    monkeypatch.setattr(options, "find_spec", lambda name: object())
+    monkeypatch.setattr(options, "version", lambda name: "0.18.1")
 
 
 @pytest.fixture
@@ -48,11 +49,20 @@ def unloaded(monkeypatch):
 
 
 @needs_weights
-def test_without_torchao_it_is_refused_before_a_model_loads_with_what_to_do(unloaded, monkeypatch):
-    monkeypatch.setattr(options, "find_spec", lambda name: None)
+@pytest.mark.parametrize("found", ["none", "0.17.9", "0.180.0"])
+def test_without_torchao_it_is_refused_before_a_model_loads_with_what_to_do(
+    unloaded, monkeypatch, found
+):
+    def version(name):
+        if found == "none":
+            raise PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(options, "version", version)
     with pytest.raises(ParameterError) as raised:
         load("emoji-64", quantize="int8")
-    assert str(raised.value) == "quantize = 'int8': needs torchao: pip install 'pjd[int8]'"
+    needed = f"needs torchao 0.18, found {found}: pip install 'pjd[int8]'"
+    assert str(raised.value) == f"quantize = 'int8': {needed}"
 
 
 @needs_weights

@@ -178,8 +178,11 @@ def test_attention_that_would_be_silently_wrong_is_refused():
     model, language = tiny_llama(row_end=False)
     parts = (model.grid, model.tokens, model.head, model.prompt, Tiles(), model.codebook, {})
     language.set_attn_implementation("eager")
+    # A model that is wrapped gets what it needs; one that is changed later is refused.
+    assert generate(DecoderModel("x", language.model, *parts), ["cat"], "ar").steps.tolist() == [20]
+    language.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="attention is eager, must be sdpa"):
-        DecoderModel("x", language.model, *parts)
+        generate(model, ["cat"], "ar")
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 48}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
     mistral = MistralModel(MistralConfig(**small, **heads, sliding_window=4))

@@ -228,7 +228,6 @@ def connect(
     Raises:
         ParameterError: if the format's size is not one of whole codes.
     """
-    language.model.set_attn_implementation("sdpa")
     vocabulary = language.config.vocabulary_map
     reduction = 2 ** (len(language.config.vq_config.channel_multiplier) - 1)
     for side, pixels in (("width", image_format.width), ("height", image_format.height)):

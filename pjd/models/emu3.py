@@ -77,7 +77,7 @@ class Pixels(nn.Module):
 
         To the VQ model an image is a video, of which its own ``decode`` makes several frames and
         keeps the first. Here the others go where the large tensors begin, and frames no longer
-        depend on each other: a quarter of the memory and of the time, the same pixels.
+        depend on each other: a quarter of the memory, the same pixels.
         """
         decoder = self.vq.decoder
         vectors = self.vq.quantize.embedding(codes).permute(0, 3, 1, 2)[:, :, None].contiguous()
@@ -129,7 +129,6 @@ def assemble(
     check_integer("rows", rows, 1)
     check_integer("columns", columns, 1)
     inner = language.model
-    inner.text_model.set_attn_implementation("sdpa")
     vectors = weights_of(inner.vqmodel.quantize.embedding)["weight"]
     token_of = inner.vocabulary_mapping.img2bpe
     tokens = torch.tensor([token_of[code] for code in range(len(vectors))])

@@ -138,7 +138,6 @@ def assemble(
         ValueError: if the output head has fewer tokens than there are codes.
     """
     backbone = language.model.language_model
-    backbone.set_attn_implementation("sdpa")
     vectors = language.model.vqmodel.quantize.embedding.weight.detach()
     written = language.lm_head.out_features
     if written < len(vectors):

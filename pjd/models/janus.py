@@ -77,7 +77,6 @@ def assemble(
         prompt: see :class:`pjd.models.transformers_decoder.DecoderModel`.
     """
     inner = language.model
-    inner.language_model.set_attn_implementation("sdpa")
     rows, columns = inner.vqmodel.quantize.quant_state_dims
     vectors = weights_of(inner.vqmodel.quantize.embedding)["weight"]
     return DecoderModel(

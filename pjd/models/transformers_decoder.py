@@ -192,11 +192,14 @@ def share(layer: nn.Module, index: int, run: Callable[..., Any]) -> None:
     Args:
         layer: of a transformers decoder.
         index: its place among the layers.
-        run: takes a layer and what its ``forward`` takes.
+        run: takes a layer and what its ``forward`` takes. A cache of transformers is refused then.
     """
 
-    def forward(*inputs: Any, past_key_values: DecoderCache | None = None, **options: Any) -> Any:
+    def forward(*inputs: Any, past_key_values: Any = None, **options: Any) -> Any:
         if past_key_values is not None:
+            if not isinstance(past_key_values, DecoderCache):
+                advice = "load it again for transformers' own generate"
+                raise TypeError(f"this model is compiled for PJD's cache: {advice}")
             past_key_values = DecoderCache([past_key_values.slots[index]])
         return run(layer, *inputs, past_key_values=past_key_values, **options)
 
@@ -210,7 +213,8 @@ class DecoderModel(ModelDefaults):
     Args:
         name: for labels.
         backbone: computes hidden states from ``inputs_embeds``, such as ``LlamaModel``; every
-            layer has full attention with the implementation "sdpa".
+            layer has full attention. Its attention implementation becomes
+            :func:`pjd.models.transformers_attention.few_queries`.
         grid: geometry; ``row_end`` is the backbone's token after every row, or None.
         tokens: int64 [vocabulary], the backbone's token of each code.
         head: from hidden states [..., dim] to logits of the codes [..., vocabulary], see
@@ -224,8 +228,8 @@ class DecoderModel(ModelDefaults):
             the embedding that prompts use.
 
     Raises:
-        ValueError: if the backbone has another kind of attention, or if there are not as many
-            vectors as codes.
+        ValueError: if the backbone has a sliding window, or if there are not as many vectors as
+            codes.
     """
 
     def __init__(
@@ -243,9 +247,6 @@ class DecoderModel(ModelDefaults):
     ) -> None:
         """Put the parts together, in evaluation mode."""
         config = backbone.config
-        # "eager" would silently add a boolean mask to the scores.
-        if config._attn_implementation not in ("sdpa", FEW_QUERIES):
-            raise ValueError(f"{name}: attention is {config._attn_implementation}, must be sdpa")
         if getattr(config, "sliding_window", None) is not None:
             raise ValueError(f"{name}: sliding_window is {config.sliding_window}, must be None")
         if len(tokens) != len(codebook):
@@ -358,8 +359,16 @@ class DecoderModel(ModelDefaults):
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
-        """Logits of the code after each input."""
+        """Logits of the code after each input.
+
+        Raises:
+            ValueError: if the backbone was given another implementation of attention since.
+        """
         config = self.backbone.config
+        # "eager" would silently add a boolean mask to the scores.
+        if config._attn_implementation not in ("sdpa", FEW_QUERIES):
+            found, advice = config._attn_implementation, "call set_attn_implementation('sdpa')"
+            raise ValueError(f"{self.name}: attention is {found}, must be sdpa: {advice}")
         slots = None
         if cache is not None:
             slots = DecoderCache([cache.layer(index) for index in range(config.num_hidden_layers)])
@@ -414,7 +423,6 @@ def with_codes_from(
     Raises:
         ValueError: if the transformer has too few tokens.
     """
-    language.model.set_attn_implementation("sdpa")
     end, room = first + len(codebook), language.config.vocab_size
     if room < end:
         raise ValueError(f"{name}: vocab_size = {room}: must be at least {end}, the codes' end")
