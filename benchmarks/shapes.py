@@ -15,7 +15,8 @@ from pjd.decoder.model import ImageModel
 from pjd.measure.replay import random_llamagen
 from pjd.models.llamagen import LlamaGenConfig
 from pjd.models.registry import EMOJI
-from pjd.models.transformers_decoder import DecoderModel, exact_rotary
+from pjd.models.transformers_checkpoint import exact_rotary
+from pjd.models.transformers_decoder import DecoderModel
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,13 @@ from pjd.models.catalogue import ANOLE_SAMPLING, LUMINA_SAMPLING
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read, require
 from pjd.models.dispatched import weights_of
-from pjd.models.transformers_decoder import (
-    DecoderModel,
-    Wrapped,
-    code_head,
+from pjd.models.transformers_checkpoint import (
     exact_rotary,
     load_language,
     read_config,
     read_tokenizer,
 )
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head
 
 BEGIN = "<s>"
 SEPARATOR = "<reserved08706>"

@@ -19,15 +19,13 @@ from pjd.models.catalogue import EMU3_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
 from pjd.models.dispatched import weights_of
 from pjd.models.files import read_json
-from pjd.models.transformers_decoder import (
-    DecoderModel,
-    Wrapped,
-    code_head,
+from pjd.models.transformers_checkpoint import (
     exact_rotary,
     load_language,
     read_config,
     read_tokenizer,
 )
+from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head
 
 SIDE = 90
 """Rows and columns of codes in the official images of 720 x 720 pixels."""

@@ -18,14 +18,13 @@ from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
 from pjd.models.catalogue import GLM_IMAGE_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
-from pjd.models.transformers_decoder import (
-    DecoderModel,
-    code_head,
+from pjd.models.transformers_checkpoint import (
     exact_rotary,
     load_language,
     read_config,
     read_vocabulary,
 )
+from pjd.models.transformers_decoder import DecoderModel, code_head
 
 SIDE, PREVIEW_SIDE = 32, 16
 """Rows and columns of codes of an image of 1024 x 1024 pixels, and of the preview before it."""

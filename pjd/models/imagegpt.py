@@ -23,7 +23,7 @@ from pjd.models.catalogue import FILES, IMAGEGPT_SAMPLING, matching
 from pjd.models.checkpoint import fit, read, require
 from pjd.models.files import read_json
 from pjd.models.linear import Linear
-from pjd.models.transformers_decoder import read_config
+from pjd.models.transformers_checkpoint import read_config
 
 ASSUMED = {
     "activation_function": "quick_gelu",

@@ -19,14 +19,13 @@ from pjd.models.checkpoint import cast, read, require
 from pjd.models.dispatched import weights_of
 from pjd.models.files import read_json
 from pjd.models.pixels import truncate
-from pjd.models.transformers_decoder import (
-    DecoderModel,
-    Wrapped,
+from pjd.models.transformers_checkpoint import (
     exact_rotary,
     load_language,
     read_config,
     read_tokenizer,
 )
+from pjd.models.transformers_decoder import DecoderModel, Wrapped
 
 UNUSED = (
     "model.vision_model.",

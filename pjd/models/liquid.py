@@ -15,15 +15,14 @@ from pjd.models.catalogue import LIQUID_SAMPLING as SAMPLING
 from pjd.models.chameleon import load_vq
 from pjd.models.chameleon_vq import ChameleonVQ
 from pjd.models.checkpoint import read, require
-from pjd.models.transformers_decoder import (
-    DecoderModel,
+from pjd.models.transformers_checkpoint import (
     exact_rotary,
     load_language,
     read_config,
     read_vocabulary,
     tied,
-    with_codes_from,
 )
+from pjd.models.transformers_decoder import DecoderModel, with_codes_from
 
 SIDE = 32
 """Rows and columns of codes in the official images of 512 x 512 pixels."""

@@ -19,13 +19,8 @@ from pjd.models.chameleon import VQ, expand_norms, read_chameleon_config
 from pjd.models.checkpoint import read, require
 from pjd.models.files import read_json
 from pjd.models.movq import MOVQ_270M, MoVQ, load_movq
-from pjd.models.transformers_decoder import (
-    DecoderModel,
-    exact_rotary,
-    load_language,
-    read_vocabulary,
-    with_codes_from,
-)
+from pjd.models.transformers_checkpoint import exact_rotary, load_language, read_vocabulary
+from pjd.models.transformers_decoder import DecoderModel, with_codes_from
 
 SIDE = 96
 """Rows and columns of codes in the official images of 768 x 768 pixels."""

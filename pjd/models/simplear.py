@@ -19,15 +19,14 @@ from pjd.models.catalogue import SIMPLEAR_SAMPLING as SAMPLING
 from pjd.models.checkpoint import damaged, read, require
 from pjd.models.files import check_file
 from pjd.models.pixels import nearest
-from pjd.models.transformers_decoder import (
-    DecoderModel,
+from pjd.models.transformers_checkpoint import (
     exact_rotary,
     load_language,
     read_config,
     read_vocabulary,
     tied,
-    with_codes_from,
 )
+from pjd.models.transformers_decoder import DecoderModel, with_codes_from
 
 SIDE = 64
 """Rows and columns of codes in the official images of 1024 x 1024 pixels."""
