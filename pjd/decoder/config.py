@@ -181,15 +181,19 @@ class DecodeConfig:
         return self.guidance != 1
 
     def as_dict(self) -> dict[str, Any]:
-        """All options, for a provenance stamp; a test by the name of its function."""
-        # It imports torch, which the command line must not wait for.
-        from pjd.decoder.acceptance import accept_rule
-
+        """All options, for a provenance stamp; a rule of one's own by the name of its function."""
         options = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**options, "accept": accept_rule(self.accept).accepts.__name__}
+        if not isinstance(self.accept, str):
+            options["accept"] = self.accept.accepts.__name__
+        return options
 
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that differ whenever an option differs."""
-        text = json.dumps(self.as_dict(), sort_keys=True)
+        # It imports torch, which the command line must not wait for.
+        from pjd.decoder.acceptance import accept_rule
+
+        # A rule that has a name is the same by its name.
+        options = {**self.as_dict(), "accept": accept_rule(self.accept).accepts.__name__}
+        text = json.dumps(options, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

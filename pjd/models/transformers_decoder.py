@@ -143,7 +143,8 @@ class DecoderModel(ModelDefaults):
         row_end = [] if grid.row_end is None else [grid.row_end]
         self.tokens = torch.cat([tokens, tokens.new_tensor(row_end)])
         self.codebook = codebook
-        backbone.set_attn_implementation(FEW_QUERIES)
+        # Of the backbone alone: transformers warns of parts that a config names and no model has.
+        backbone.set_attn_implementation({"": FEW_QUERIES})
         self.backbone = backbone
         self.head = head
         self.embedding = backbone.get_input_embeddings() if embedding is None else embedding
