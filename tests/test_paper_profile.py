@@ -52,6 +52,7 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
             "runs": {
                 "ar": run("main", "captions", method="ar"),
                 "ar-repeat": run("main", "captions", method="ar", seed=1000000),
+                "sjd": run("main", "captions", method="sjd"),
                 "pjd-8": run("main", "captions", method="pjd", context=8),
                 "pjd-16": run("main", "captions", method="pjd", context=16),
                 "parti-ar": run("parti", "parti", method="ar"),
@@ -59,7 +60,7 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
             },
             "probe_pictures": 64,
             "figures": {
-                "fig01_pairs": {"notebook": "fig01_pairs", "options": {"runs": ["ar", "pjd-8"]}},
+                "fig01_pairs": {"notebook": "fig01_pairs", "options": {}},
                 "fig02_attention": {"notebook": "fig02_attention", "options": {"images": 1}},
                 "fig06_context_tokens": {"notebook": "fig06_context_tokens", "options": {}},
                 "table1_main": {"notebook": "table1_main", "options": {}},
