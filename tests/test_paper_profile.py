@@ -62,7 +62,6 @@ def test_the_papers_profile_runs_on_a_tiny_checkpoint_of_its_form(tmp_path):
             "figures": {
                 "fig01_pairs": {"notebook": "fig01_pairs", "options": {}},
                 "fig02_attention": {"notebook": "fig02_attention", "options": {"images": 1}},
-                "fig06_context_tokens": {"notebook": "fig06_context_tokens", "options": {}},
                 "table1_main": {"notebook": "table1_main", "options": {}},
                 "table2_held_out": {
                     "notebook": "table2_held_out",
