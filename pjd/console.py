@@ -218,14 +218,14 @@ def model_table(name: str) -> Table:
     Raises:
         ParameterError: if there is none of this name.
     """
-    from pjd.models.listed import model_rows
-    from pjd.models.registry import resolve
+    from pjd.models.catalogue import CATALOGUE
+    from pjd.models.listed import embedded_row, official_row
+    from pjd.models.registry import EMOJI, resolve
 
-    rows = {row.name: row for row in model_rows()}
     # What `pjd.load` takes for the best that is on disk.
     name = resolve(name).name if name == "emoji" else name
-    check_choice("model", name, tuple(rows))
-    row = rows[name]
+    check_choice("model", name, (*reversed(EMOJI), *CATALOGUE))
+    row = embedded_row(name) if name in EMOJI else official_row(name)
     table = Table(show_header=False, title=name)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

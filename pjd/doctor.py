@@ -112,14 +112,15 @@ def weights() -> list[Finding]:
             found.append(Finding(False, name, "; ".join(wrong)))
     basis = "what official models need is computed from sizes, for one image at a time"
     found.append(Finding(True, "memory", f"{basis}; `--quantize int8` needs pjd[int8]"))
-    memory = max(gpu_memory(), default=main_memory())
+    main, cards = main_memory(), gpu_memory()
+    memory = max(cards, default=main)
     for name, official in CATALOGUE.items():
         folder = WEIGHTS / name
         missing, wrong = official.missing(folder), official.faults(folder)
         fits, needed = needs(name).total <= memory, f"needs {room(name, memory)}"
-        if gpu_memory() and needs(name).weights > main_memory():
+        if cards and needs(name).weights > main:
             fits = False
-            needed += f"; weights are read in main memory, which has {main_memory():.0f} GiB"
+            needed += f"; weights are read in main memory, which has {main:.0f} GiB"
         if not folder.is_dir():
             text = f"not there; {needed}; {official.source}, files: {official.guide}"
             found.append(Finding(True, name, text))
