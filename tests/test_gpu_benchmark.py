@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import benchmarks.__main__ as command
 from benchmarks import gpu
-from benchmarks.operations import Operations, in_the_middle, operations, tiny
+from benchmarks.operations import Operations, in_the_middle, kernels, operations, tiny
 from benchmarks.shapes import SHAPES, Shape, llama
 from pjd.decoder.methods import configure
 from pjd.measure.replay import random_llamagen
@@ -91,6 +91,30 @@ def test_a_state_in_the_middle_is_one_that_decoding_can_go_on_from(method):
             engine.step(state, trace)
     gained = trace.committed[:4, 0].sum(-1)
     assert (gained.diff() > 0).all() and int(gained[-1]) > before
+
+
+GENERATED = """\
+cpp_fused_mul_0 = async_compile.cpp_pybinding(['float*'], r'''
+            for(int64_t x0=static_cast<int64_t>(0L); x0<2L; x0+=1L)
+                for(int64_t x1=static_cast<int64_t>(0L); x1<2L; x1+=1L)
+            for(int64_t x0=static_cast<int64_t>(0L); x0<8L; x0+=1L)
+''')
+
+
+cpp_fused_add_1 = async_compile.cpp_pybinding(['int64_t*'], r'''
+            auto tmp0 = in_ptr0[static_cast<int64_t>(0L)];
+''')
+extern_kernels = None
+    def call(self, args):
+        cpp_fused_mul_0(buf0)
+        extern_kernels.mm(buf0, buf1, out=buf2)
+        buf3 = torch.ops.aten.sort.stable(buf2)
+        cpp_fused_add_1(buf3)
+"""
+
+
+def test_kernels_are_loop_nests_and_calls_of_libraries():
+    assert kernels(GENERATED) == 5
 
 
 def test_operations_are_counted_by_part_and_views_are_not():
