@@ -216,3 +216,12 @@ def test_notebooks_that_run_side_by_side_take_one_thread_each(monkeypatch):
     monkeypatch.setenv(THREADS, "1")
     assert limit_threads({"threads": 2, "seed": 7}) == {"threads": 1, "seed": 7}
     assert limit_threads({"seed": 7}) == {"seed": 7}
+
+
+def test_the_slowest_import_is_left_out():
+    # It takes a second and a half, once per stage, wherever papermill is imported first.
+    code = (
+        "import sys; from pathlib import Path; from pjd.pipeline.notebook import parameters_of;"
+        f"parameters_of(Path({str(DECODE)!r})); sys.exit('lark' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
