@@ -386,6 +386,24 @@ CLAIMS = {
             "`pjd-plus` needs N (N×) at N.",
             [value(PLUS, "steps"), ratio("emoji-96-ar", PLUS), value(PLUS, "gap")],
         ),
+        (
+            "its default, it needs N steps; the paper's PJD with c a quarter of the columns "
+            "needs N, at a loss",
+            [value("emoji-128-mc-sjd-64", "steps"), value("emoji-128-pjd-8", "steps")],
+        ),
+        (
+            '(`initial="sample-above"`) it needs N, and is as exact',
+            [value("emoji-128-mc-sjd-64-above", "steps")],
+        ),
+        (
+            "on 24×24: N steps with W = 48 and N with such drafts, where PJD with c a quarter of "
+            "the columns needs N.",
+            [
+                value("emoji-96-mc-sjd-48", "steps"),
+                value("emoji-96-mc-sjd-48-above", "steps"),
+                value("emoji-96-pjd-6", "steps"),
+            ],
+        ),
     ],
     "docs/findings.md": [
         (
