@@ -14,8 +14,10 @@ from rich.progress import track
 
 from benchmarks import gpu as on_gpu
 from benchmarks.acceptance import RECORD, record, tests_drafts
+from benchmarks.batches import batches
 from benchmarks.decoders import decoders
 from benchmarks.exact import exact
+from benchmarks.excess import excess
 from benchmarks.measure import bandwidth, measure, transformers_ms
 from benchmarks.operations import counts as operation_counts
 from benchmarks.preview import preview
@@ -41,6 +43,8 @@ app.command()(exact)
 app.command()(preview)
 app.command()(quantized)
 app.command()(decoders)
+app.command()(batches)
+app.command()(excess)
 
 
 def names(text: str, option: str, known: Sequence[str]) -> list[str]:

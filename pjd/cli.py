@@ -1,7 +1,9 @@
 """The command line. Heavy imports wait until a command needs them."""
 
 import io
+import os
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +25,7 @@ from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import PRESETS, combine
 from pjd.errors import ParameterError, check_choice, check_integer
 from pjd.paths import replacing
+from pjd.pipeline.notebook import PATIENT
 from pjd.upkeep import audit, convert, doctor, export, profile, verify
 
 app = typer.Typer(
@@ -195,7 +198,7 @@ def compare(
     compiled: Compiled = None,
     output: Output = Path("out"),
 ) -> None:
-    """Decode the same captions and seeds by several methods; show a table, write comparison.png."""
+    """Decode the same captions and seeds by several methods; show a table, write a picture."""
     from pjd.models.registry import choose_compiled, choose_device, configure_for, load
 
     configs = {}
@@ -217,25 +220,32 @@ def compare(
     check_output(output)
     from pjd.api import decode as run
     from pjd.decoder.grids import tokens_of
-    from pjd.pipeline.figures import image_rows, style
+    from pjd.jobs import digest, origin
+    from pjd.pipeline.figures import TITLE, image_rows, style
 
+    made_from = origin(model, dtype, quantize)
     compiles = choose_compiled(compiled, model, device, len(captions))
     loaded = load(model, device, dtype, compiles, quantize)
     results = {}
     with progress_bar(len(configs) * len(captions)) as (advance, _):
         for method, config in configs.items():
             results[method] = run(loaded, captions, config, batch_size=batch_size, progress=advance)
+    precision = " in ".join(filter(None, (quantize, made_from["dtype"])))
+    title = f"{loaded.name}, {precision}, {len(captions)} images, seed {seed or 0}, {device}"
     style()
     figure = image_rows(
         {method: result.images for method, result in results.items()},
         captions,
         {m: [f"{int(steps)} steps" for steps in result.steps] for m, result in results.items()},
     )
-    with replacing(output / "comparison.png") as partial:
+    below = textwrap.fill(title, TITLE * len(captions))
+    figure.supxlabel(below, fontsize=7.5, parse_math=False)
+    record = {**made_from, "prompts": captions, "configs": [c.as_dict() for c in configs.values()]}
+    picture = output / f"comparison-{digest(record)}.png"
+    with replacing(picture) as partial:
         figure.savefig(partial, dpi=150, format="png")
-    title = f"{loaded.name}, {len(captions)} images, seed {seed or 0}, {device}"
     Console().print(comparison_table(results, title, tokens_of(loaded)))
-    typer.echo(output / "comparison.png")
+    typer.echo(picture)
 
 
 @app.command()
@@ -263,6 +273,8 @@ def main() -> None:
         # A terminal that cannot show a caption must not lose the images after it.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    for name, value in PATIENT.items():
+        os.environ.setdefault(name, value)
     warnings.showwarning = lambda message, *_: print(f"pjd: {message}", file=sys.stderr)
     try:
         app()

@@ -86,11 +86,15 @@ def plan(
     for number, prompt in enumerate(prompt for prompt in prompts for _ in range(images)):
         seed = config.seed + number
         record = {**origin, "prompt": prompt, "config": {**config.as_dict(), "seed": seed}}
-        text = json.dumps(record, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         # As it is read back from a file: JSON has no tuples.
-        jobs.append(Job(number, prompt, seed, f"{number:04d}-{digest}.png", json.loads(text)))
+        told = json.loads(json.dumps(record))
+        jobs.append(Job(number, prompt, seed, f"{number:04d}-{digest(record)}.png", told))
     return jobs
+
+
+def digest(record: dict[str, Any]) -> str:
+    """Eight characters that stand for what a file is made from."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def is_made(folder: Path, job: Job) -> bool:

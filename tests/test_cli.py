@@ -384,7 +384,8 @@ def test_methods_are_compared_on_the_same_captions(tiny):
     arguments = ["compare", "cat", "dog", "--methods", "ar,zipar,pjd", "--context", "2"]
     done = run(app, arguments)
     assert done.exit_code == 0, done.output
-    with Image.open(tiny / "out" / "comparison.png") as picture:
+    (written,) = (tiny / "out").glob("comparison-*.png")
+    with Image.open(written) as picture:
         assert picture.width > 100
     # A 4x4 grid: 16 forwards, and 4 + 3 * 2.
     assert "16.0" in done.output and "10.0" in done.output
@@ -479,3 +480,14 @@ def test_an_official_folder_under_another_name_is_told_what_to_do(tmp_path):
     with pytest.raises(ParameterError, match="must have its name in `pjd models`") as raised:
         registry.resolve(str(tmp_path))
     assert "dvc pull" not in str(raised.value)
+
+
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pjd", "methods"])
+    for given, expected in ((None, "passive"), ("active", "active")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+        if given is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        with pytest.raises(SystemExit):
+            main()
+        assert os.environ["OMP_WAIT_POLICY"] == expected

@@ -36,7 +36,7 @@ def test_the_stand_in_is_the_token_that_the_option_names(model):
 
 def test_first_drafts_come_from_where_the_option_says(model):
     engine = engine_of(model, configure("sjd", window=4), ["cat"], torch.tensor([0]))
-    for initial, expected in {"repeat-left": 7, "repeat-above": None, "sample-left": 3}.items():
+    for initial, expected in {"repeat-left": 7, "repeat-above": None}.items():
         config = configure("sjd", window=4, initial=initial)
         state = engine.initial_state()
         state.tokens[0, 0, :8] = torch.arange(8)

@@ -23,7 +23,6 @@ LOSSLESS = [
     ("sjd", {"window": 2}),
     ("sjd", {"window": 4, "guidance": 2.0}),
     ("sjd", {"window": 3, "initial": "repeat-left"}),
-    ("sjd", {"window": 3, "initial": "sample-left"}),
     ("sjd", {"window": 3, "initial": "repeat-above"}),
     ("sjd", {"window": 3, "initial": "uniform"}),
     ("sjd", {"window": 5, "initial": "sample-above"}),

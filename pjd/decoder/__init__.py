@@ -16,7 +16,8 @@ Read in this order:
 - ``schedule``: where a row starts, how far it goes. ``mask``: who sees whom.
 - ``drafts``: first drafts, and the input that starts a row.
 - ``verify``, ``acceptance``, ``redraft``, ``commit``: when a draft is kept, what the others become.
-- ``queries``, ``inputs``, ``shapes``: what one forward pass is fed.
+- ``queries``, ``inputs``, ``shapes``: what one forward pass is fed. ``capture``, ``compiled``: how
+  a GPU runs an iteration. ``grids``: models that write several grids, such as a preview first.
 - ``grid``, ``cache``, ``state``, ``sampling``, ``noise``, ``trace``, ``model``: what the above
   stands on. ``released``: what the authors' released code does otherwise.
 

@@ -1,7 +1,7 @@
 """An iteration as one graph: recorded once, then replayed by one call of the host.
 
-On a GPU the host needs 10 to 20 times as long to launch the kernels of an iteration one by one as
-the GPU needs to run them. A recorded graph is launched at once. It repeats the same kernels on the
+On a GPU the host takes far longer to launch the kernels of an iteration one by one than the GPU to
+run them. A recorded graph is launched at once. It repeats the same kernels on the
 same memory, so all that an iteration changes must be written in place, and nothing that the host
 read or chose may differ between iterations.
 """

@@ -23,9 +23,7 @@ Start = Literal["context", "adaptive"]
 Lag = Literal["at-start", "fixed"]
 DraftLimit = Literal["row-above", "window", "released"]
 StandIn = Literal["newest", "last-column", "above"]
-Initial = Literal[
-    "random", "uniform", "repeat-left", "sample-left", "repeat-above", "sample-above", "preview"
-]
+Initial = Literal["random", "uniform", "repeat-left", "repeat-above", "sample-above", "preview"]
 Redraft = Literal["fresh", "coupled", "gumbel", "threshold"]
 Finish = Literal["aligned", "released"]
 
@@ -65,8 +63,8 @@ class DecodeConfig:
             context tokens c). None in the raster layout; a value above C means the whole row.
         rows: the largest number of rows that are active at once; None: no limit.
         start: "context": a row starts as soon as the row above has ``context`` tokens;
-            "adaptive": its first token is then drafted, and the row starts only if that draft is
-            accepted in the next forward pass (adaptive ZipAR).
+            "adaptive": its first token is then drafted, and the row starts once that draft is
+            accepted (adaptive ZipAR).
         lag: "at-start": ``context`` is enforced only when a row starts; later the row may come
             up to the row above (the paper). "fixed": it is enforced for every token. The token at
             column j then sees exactly the columns before j + k*c of the k-th row above, and waits
@@ -83,11 +81,10 @@ class DecodeConfig:
             section 8).
         initial: the first draft of a position. "random": a random token, declared as certain;
             "uniform": a random token, declared as uniform; "repeat-left": the token to its left;
-            "sample-left": the likeliest token of the draft distribution to its left;
-            "repeat-above": the token above it; "sample-above": drawn from the draft distribution
-            above it, and declared so; "preview": the code at the same place of the grid before, for
-            models of several grids. Where there is none of these: uniform for "sample-above", else
-            random.
+            "repeat-above": the committed token above it; "sample-above": drawn from the draft
+            distribution above it, and declared so; "preview": the code at the same place of the
+            grid before, for models of several grids. Where there is none of these: uniform for
+            "sample-above", else random.
         accept: the test of a draft: the name of one of
             :data:`pjd.decoder.acceptance.ACCEPT_RULES`, or such a rule itself.
         group_size: G; a group has a token and at most G // 2 neighbours on either side, for

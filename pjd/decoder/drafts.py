@@ -89,12 +89,7 @@ def copied(
         known &= state.committed.gather(1, row.squeeze(-1))[..., None] > above
         return torch.where(known, state.tokens[state.batch_index[..., None], row, above], -1)
     last = state.tokens[state.batch_index, band.row, (band.committed - 1).clamp(min=0)]
-    end = (carried - 1).clamp(min=0)
-    if config.initial == "sample-left":
-        entry = state.ring_index(band.row, band.committed + end)
-        left = state.draft_probs[entry].argmax(-1)
-    else:
-        left = tokens.gather(-1, end[..., None]).squeeze(-1)
+    left = tokens.gather(-1, (carried - 1).clamp(min=0)[..., None]).squeeze(-1)
     source = torch.where(carried > 0, left, torch.where(band.committed > 0, last, -1))
     return source[..., None].expand_as(column)
 

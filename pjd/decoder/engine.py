@@ -129,7 +129,7 @@ class Engine:
         self.judge(state, trace, fed, logits)
 
     def feed(self, state: State) -> Fed:
-        """What an iteration feeds: schedule and draft."""
+        """What an iteration feeds: schedule, draft, and the inputs of the forward pass."""
         layout, config = self.layout, self.config
         # 1. Schedule: which rows are active, how far each may draft and commit.
         band = schedule(state.committed, state.drafted, layout, self.slots.n_lanes, config)
@@ -144,7 +144,7 @@ class Engine:
         return Fed(band, windows, queries, inputs)
 
     def judge(self, state: State, trace: Trace, fed: Fed, logits: Tensor) -> None:
-        """What becomes of the drafts: verify, commit, record."""
+        """What becomes of the drafts: target distributions, verify, commit, record."""
         layout, config, (band, windows, queries, _) = self.layout, self.config, fed
         # 4. Verify: accept, resample at the first rejection, redraft the rest.
         position = layout.position(queries.row, queries.column + 1)

@@ -218,8 +218,8 @@ def choose_device(device: str | None) -> str:
 def choose_compiled(compiled: bool | None, name: str, device: str | None, images: int) -> bool:
     """Whether to compile a model if the user does not say so: where it most likely pays.
 
-    Compiling takes some ten seconds, or a few if torch finds on its disk what it compiled before;
-    a captured iteration gets faster by 2 to 4 milliseconds.
+    Compiling takes seconds for each shape, or less if torch finds on its disk what it compiled
+    before; a captured iteration gets faster by milliseconds.
 
     Args:
         compiled: what the user says; None: nothing.
