@@ -86,18 +86,17 @@ def audit(
     check_one_grid(model, "the audit")
     grid, equal, lead = model.grid, [], []
     n_ids = RowLayout.of(grid, config, model.vocabulary).n_ids
-    position = torch.arange(grid.length)
-    is_code = position % grid.stride < grid.columns
-    place, ids = position[is_code, None], torch.arange(n_ids)
+    raster = torch.arange(grid.length)
+    raster = raster[~grid.is_row_end(raster)]
+    place, ids = raster[:, None], torch.arange(n_ids)
     for start in tqdm(range(0, len(prompts), batch_size), desc="audit", leave=False):
         part = slice(start, start + batch_size)
         codes = tokens[part].to(model.device)
         prompt = model.encode(prompts[part], config.guided)
         logits = model.forward(*teacher_forced(model, prompt, codes))
-        logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
+        logits = logits[:, prompt.mask.shape[1] - 1 :][:, raster]
         if config.guided:
-            raster = position[is_code].to(model.device)
-            logits = guide(logits, model.guidance_at(config.guidance, raster))
+            logits = guide(logits, model.guidance_at(config.guidance, raster.to(model.device)))
         probs = F.pad(probabilities(logits, config), (0, n_ids - model.vocabulary))
         noise = uniform(place, ids, state=streams(seeds[part])[:, None, None, FIXED])
         # The code that comes first is drawn; how much earlier it comes, in nats, is its lead.

@@ -86,7 +86,7 @@ def code_logits(
     grid, guided = model.grid, guidance != 1
     # Forced row-end tokens are fed too, but they are certain: only codes have a likelihood.
     raster = torch.arange(grid.length, device=model.device)
-    is_code = raster % grid.stride < grid.columns
+    raster = raster[~grid.is_row_end(raster)]
     for start in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
         part = slice(start, start + batch_size)
         codes = tokens[part].to(model.device)
@@ -94,9 +94,9 @@ def code_logits(
         prompt = encode_after(model, prompts[part], before, guided)
         x, positions, mask = teacher_forced(model, prompt, codes)
         logits = model.forward(x, positions, mask)
-        logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
+        logits = logits[:, prompt.mask.shape[1] - 1 :][:, raster]
         if guided:
-            logits = guide(logits, model.guidance_at(guidance, raster[is_code]))
+            logits = guide(logits, model.guidance_at(guidance, raster))
         yield codes, logits.float() / (temperature or 1.0)
 
 
