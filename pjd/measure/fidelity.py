@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pjd.decoder.config import DecodeConfig
 from pjd.decoder.grids import encode_after, followed_by
 from pjd.decoder.mask import causal
 from pjd.decoder.model import ImageModel, Prompt
-from pjd.decoder.sampling import guide
+from pjd.decoder.sampling import guide, probabilities
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,32 @@ def code_logits(
         if guided:
             logits = guide(logits, model.guidance_at(guidance, raster))
         yield codes, logits.float() / (temperature or 1.0)
+
+
+@torch.inference_mode()
+def code_probs(
+    model: ImageModel,
+    prompts: list[str],
+    tokens: Tensor,
+    config: DecodeConfig,
+    batch_size: int = 8,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What AR draws each code from, after the codes before it.
+
+    Args:
+        model: of one grid.
+        prompts: one per image.
+        tokens: codes int64 [images, R * C].
+        config: the sampling.
+        batch_size: images per forward pass.
+
+    Yields:
+        For each batch its codes int64 [batch, R * C], and float32 [batch, R * C, vocabulary]; both
+        on the model's device.
+    """
+    # The temperature is a part of the probabilities.
+    for codes, logits in code_logits(model, prompts, tokens, config.guidance, 1.0, batch_size):
+        yield codes, probabilities(logits, config)
 
 
 @torch.inference_mode()
