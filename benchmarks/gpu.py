@@ -86,7 +86,7 @@ def measure(
     Returns:
         step_ms, forward_ms and rest_ms: milliseconds per iteration, of the model and of all else;
         ready_s: seconds of the first iterations, compilation and capture included; lanes and
-        queries that are computed per image; floor_ms, the time to read the weights once;
+        queries that are computed per image; weights_ms, the time to read the weights once;
         tokens: committed per iteration and image; and on a GPU peak_bytes and kernels.
     """
     device = model.device
@@ -120,7 +120,7 @@ def measure(
         "lanes": engine.shapes.bound,
         "queries": fed.queries.token.shape[1],
         "tokens": float(gained / iterations),
-        "floor_ms": 1000 * weight_bytes(model) / bytes_per_second,
+        "weights_ms": 1000 * weight_bytes(model) / bytes_per_second,
         "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "kernels": kernels(engine, iterate),
     }
@@ -145,6 +145,6 @@ def line(case: dict[str, Any]) -> str:
         return f"{name} {case['error']}"
     return (
         f"{name} {case['step_ms']:8.2f} ms  forward {case['forward_ms']:8.2f}  "
-        f"rest {case['rest_ms']:6.2f}  floor {case['floor_ms']:6.2f}  "
+        f"rest {case['rest_ms']:6.2f}  weights {case['weights_ms']:6.2f}  "
         f"kernels {case['kernels'] or '-':>5}  ready after {case['ready_s']:6.1f} s"
     )

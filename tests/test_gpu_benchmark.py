@@ -48,6 +48,7 @@ def test_every_case_is_timed_and_the_last_line_is_json(small):
     for case in cases.values():
         assert case["step_ms"] > 0 and case["forward_ms"] > 0 and case["tokens"] > 0
         assert case["rest_ms"] == pytest.approx(case["step_ms"] - case["forward_ms"])
+        assert case["weights_ms"] > 0
     # Several rows are in flight: PJD computes several windows at once.
     assert cases["eager", 1, "ar"]["queries"] == 1 and cases["eager", 1, "pjd"]["queries"] > 8
     assert json.loads(lines[-1])["failed"] == 0 and len(lines) == 9
