@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pjd.decoder.cache import SlotCache
+from pjd.decoder.cache import KeyValueCache, SlotCache
 from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ModelDefaults
@@ -73,7 +73,7 @@ class BlockModel(ModelDefaults):
         return self.embedding(tokens)
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Logits of the code after each input."""
         logits = self.head(self.output, self.transformer(x, positions, mask, cache))

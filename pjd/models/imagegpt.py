@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ImageGPTConfig
 
-from pjd.decoder.cache import LayerCache, SlotCache
+from pjd.decoder.cache import KeyValueCache, LayerCache
 from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         self.block = run_module
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Hidden states [batch, length, dim]; see :class:`pjd.decoder.model.ImageModel`."""
         # The image's last token would have one position more than there are; nothing follows it.
