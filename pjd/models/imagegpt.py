@@ -148,17 +148,17 @@ class ImageGPTModel(BlockModel):
     ) -> None:
         """Put the parts together, in evaluation mode."""
         side = math.isqrt(config.n_positions)
-        heads = (config.n_layer, config.n_head, config.n_embd // config.n_head)
+        cache_shape = (config.n_layer, config.n_head, config.n_embd // config.n_head)
         transformer, head = parameters.transformer, parameters.lm_head.requires_grad_(False)
         table, grid = transformer.wte, Grid(side, side)
-        super().__init__(name, transformer, table, head, heads, grid, IMAGEGPT_SAMPLING)
+        super().__init__(name, transformer, table, head, cache_shape, grid, IMAGEGPT_SAMPLING)
         # A colour has a length of its own; with a 1 behind it, near directions are near colours.
         self.codebook = F.normalize(F.pad(colours, (0, 1), value=1.0), dim=-1)
         self.colours = (127.5 * (colours + 1)).round().clamp(0, 255).to(torch.uint8)
 
     def to(self, device: torch.device | str) -> "ImageGPTModel":
         """Move the model; returns itself."""
-        for module in (self.transformer, self.output):
+        for module in (self.transformer, self.head):
             module.to(device)
         self.codebook, self.colours = self.codebook.to(device), self.colours.to(device)
         return self

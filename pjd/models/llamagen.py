@@ -295,10 +295,10 @@ class LlamaGenModel(BlockModel):
     def __init__(self, name: str, transformer: LlamaGen, sampling: dict[str, float | int]) -> None:
         """Hold the transformer, in evaluation mode."""
         config = transformer.config
-        heads = (config.layers, config.heads, config.dim // config.heads)
-        embedding, output = transformer.tok_embeddings, transformer.output
+        cache_shape = (config.layers, config.heads, config.dim // config.heads)
+        embedding, head = transformer.tok_embeddings, transformer.output
         grid = Grid(config.grid, config.grid)
-        super().__init__(name, transformer, embedding, output, heads, grid, sampling)
+        super().__init__(name, transformer, embedding, head, cache_shape, grid, sampling)
 
     def prefix(self, condition: Tensor, mask: Tensor, guided: bool) -> Prompt:
         """Embed conditions and, if ``guided``, as many unconditional ones.

@@ -19,7 +19,7 @@ from pjd.decoder.grid import Grid
 from pjd.decoder.model import ModelDefaults, Prompt
 from pjd.errors import ParameterError
 from pjd.models.attention import fastest
-from pjd.models.dispatched import Spread, is_dispatched, weights_of
+from pjd.models.dispatched import Spread, is_dispatched, parameters_of
 from pjd.models.transformers_attention import FEW_QUERIES
 
 
@@ -63,7 +63,7 @@ def code_head(head: nn.Linear, tokens: Tensor) -> nn.Linear:
         tokens: int64 [vocabulary], the token of each code.
     """
     part = nn.Linear(head.in_features, len(tokens), bias=head.bias is not None, device="meta")
-    for name, weight in weights_of(head).items():
+    for name, weight in parameters_of(head).items():
         setattr(part, name, nn.Parameter(weight[tokens]))
     return part
 
