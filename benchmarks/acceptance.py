@@ -1,9 +1,14 @@
 """Record the embedded model's acceptance by draft depth, which other shapes replay."""
 
+import json
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 import pjd
 from pjd.decoder.methods import PRESETS, configure
+from pjd.pipeline.files import write_json
 from pjd.pipeline.prompts import read
 
 RECORD = Path(__file__).parent / "acceptance.json"
@@ -36,3 +41,19 @@ def record(model: str, images: int, context: int) -> dict[str, list[float]]:
         share = depths.accepted / depths.tested.clip(lower=1)
         shares[method] = [round(float(value), 4) for value in share]
     return shares
+
+
+def read_record() -> dict[str, Any]:
+    """What :func:`acceptance` wrote: model, images, context, and shares as :func:`record` says."""
+    found: dict[str, Any] = json.loads(RECORD.read_text())
+    return found
+
+
+def acceptance(
+    model: Annotated[str, typer.Option(help="An embedded model.")] = "emoji-64",
+    images: Annotated[int, typer.Option(help="Images per method.")] = 64,
+    context: Annotated[int, typer.Option(help="Context tokens c.")] = 4,
+) -> None:
+    """Record the embedded model's acceptance by draft depth, which other shapes replay."""
+    shares = record(model, images, context)
+    write_json(RECORD, {"model": model, "images": images, "context": context, "shares": shares})

@@ -23,7 +23,7 @@ from pjd.models.llamagen_vq import LlamaGenVQ
 from pjd.models.movq import MOVQ_270M, MoVQ
 from pjd.models.registry import load
 from pjd.paths import RUNS
-from pjd.pipeline.files import read_table, write_json
+from pjd.pipeline.files import read_run, write_json
 from pjd.pipeline.runs import column_tensor, provenance
 
 RESULTS = Path(__file__).parent / "results" / "decoders.json"
@@ -111,7 +111,7 @@ def random_weights(make: Callable[[], nn.Module], side: int) -> dict[str, dict[s
 def trained(model: str, images: int) -> dict[str, dict[str, float]]:
     """:func:`rounding` of an embedded model's tokenizer, on the first images of its AR run."""
     loaded: Any = load(model)
-    rows = read_table(RUNS / f"{model}-ar" / "decode" / "images.parquet")[:images]
+    rows = read_run(RUNS / f"{model}-ar").images[:images]
     codes = column_tensor(rows.tokens).unflatten(1, (loaded.grid.rows, loaded.grid.columns))
     return rounding(loaded.tokenizer, lambda vq: vq.decode(codes))
 

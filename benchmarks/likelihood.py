@@ -1,30 +1,12 @@
-"""How likely decoded images are under AR, and what AR would draw in their place."""
+"""How likely decoded images are under AR."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
-from pjd.decoder.sampling import probabilities
 from pjd.measure.fidelity import code_logits
-
-
-def exact_probs(
-    model: ImageModel, prompts: list[str], tokens: Tensor, config: DecodeConfig
-) -> Iterator[Tensor]:
-    """What AR draws each code from, after the codes before it: float [R * C, ids] per image.
-
-    Args:
-        model: of one grid.
-        prompts: one per image.
-        tokens: codes int64 [images, R * C].
-        config: the sampling.
-    """
-    # The temperature is a part of the probabilities.
-    for _, logits in code_logits(model, prompts, tokens, config.guidance, 1.0):
-        yield from probabilities(logits, config)
 
 
 def nats_and_excess(

@@ -190,16 +190,16 @@ def measure(
         engine = TimedEngine(model, config, prompts, seeds)
         cache = engine.cache.keys.nbytes + engine.cache.values.nbytes
         decoded = engine.run()
-        steps = len(decoded.trace.fed)
+        iterations = len(decoded.trace.fed)
         parts = {
-            name: 1000 * engine.clock.seconds(name) / steps
+            name: 1000 * engine.clock.seconds(name) / iterations
             for name in ("step", "forward", "verify")
         }
         runs.append(
             {
                 "seconds": decoded.seconds,
                 "prefill_ms": 1000 * engine.clock.seconds("prefill"),
-                "iterations": steps,
+                "iterations": iterations,
                 "steps": decoded.trace.steps.double().mean().item(),
                 "fed": decoded.trace.fed.double().mean().item(),
                 "step_ms": parts["step"],

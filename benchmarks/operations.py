@@ -3,19 +3,25 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch._inductor.utils import run_and_get_code
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.options import names
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
+from pjd.decoder.methods import PRESETS, configure
 from pjd.decoder.state import State
 from pjd.decoder.trace import Trace
 from pjd.measure.replay import random_llamagen
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGenConfig, rotary_factors
+from pjd.pipeline.files import write_json
+from pjd.pipeline.runs import provenance
 
 LANES = 6
 """Rows that are computed: as many as PJD has in flight in the middle of a 32 x 32 image."""
@@ -80,7 +86,7 @@ def in_the_middle(model: EmojiModel, config: DecodeConfig) -> tuple[Engine, Stat
 
 
 @torch.inference_mode()
-def operations(engine: Engine, state: State, trace: Trace) -> Operations:
+def operations_of(engine: Engine, state: State, trace: Trace) -> Operations:
     """Operations of one iteration, by part: the engine's "own", and the "model"."""
     with Operations() as counted:
         fed = engine.feed(state)
@@ -131,7 +137,7 @@ def counts(config: DecodeConfig) -> dict[str, int]:
     layers = {}
     for number in (1, 2):
         engine, state, trace = in_the_middle(tiny(number), config)
-        launched = operations(engine, state, trace)
+        launched = operations_of(engine, state, trace)
         layers[number] = launched.total("model")
     feeding, fed = compiled_kernels(engine.feed, state)
     logits = engine.forward(fed.inputs)
@@ -148,3 +154,17 @@ def counts(config: DecodeConfig) -> dict[str, int]:
         "block": layers[2] - layers[1],
         "block_compiled": block,
     }
+
+
+def operations(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    methods: Annotated[str, typer.Option(help="Methods.")] = "ar,sjd,mc-sjd,pjd,pjd-plus",
+) -> None:
+    """Count what an iteration asks a device to do, without a device (docs/performance.md)."""
+    counted = {}
+    for method in names(methods, "methods", list(PRESETS)):
+        context = {"context": 4} if PRESETS[method].by_rows else {}
+        config = configure(method, guidance=2.5, top_k=16, **context)
+        counted[method] = counts(config)
+        print(method, counted[method], flush=True)
+        write_json(output, provenance(methods=counted))

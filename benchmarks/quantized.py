@@ -54,7 +54,7 @@ CASES = (
 """What is measured, that which all others are compared with first."""
 
 
-def weight_bytes(model: Any) -> int:
+def block_bytes(model: Any) -> int:
     """Bytes of the weights of a model's blocks."""
     return sum(map(stored_bytes, blocks_of(model).parameters()))
 
@@ -122,7 +122,7 @@ def measured(
     result = generate(model, prompts, "ar", seeds=range(first, first + images))
     sampling = result.config.guidance, result.config.temperature
     nats, excess = nats_and_excess(exact, prompts, result.tokens, *sampling)
-    found: dict[str, Any] = {"case": case.name, "block_bytes": weight_bytes(model)}
+    found: dict[str, Any] = {"case": case.name, "block_bytes": block_bytes(model)}
     if baseline is None:
         logits = [one for _, one in code_logits(exact, prompts, result.tokens, *sampling)]
         baseline = Baseline(result.tokens, nats, logits)

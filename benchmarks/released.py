@@ -5,10 +5,14 @@ engine's while a few images are decoded; no method has them.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+import typer
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from pjd.api import generate
@@ -17,6 +21,10 @@ from pjd.decoder.config import DecodeConfig
 from pjd.decoder.grid import RowLayout
 from pjd.decoder.model import ImageModel
 from pjd.decoder.schedule import Band, schedule
+from pjd.models.registry import load
+from pjd.pipeline.files import write_json
+from pjd.pipeline.prompts import read
+from pjd.pipeline.runs import provenance
 
 Schedule = Callable[[Tensor, Tensor, RowLayout, int, DecodeConfig], Band]
 
@@ -152,3 +160,18 @@ def measured(model: ImageModel, prompts: list[str], case: Case) -> dict[str, Any
         "steps": float(steps.mean()),
         "standard_error": float(steps.std()) / len(prompts) ** 0.5,
     }
+
+
+def released(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write.")],
+    model: Annotated[str, typer.Option(help="An embedded model.")] = "emoji-64",
+    images: Annotated[int, typer.Option(help="Images per case.")] = 64,
+) -> None:
+    """Count the steps of the baselines, ours and as released (docs/method.md, section 8)."""
+    loaded = load(model)
+    captions = read("emoji", images).prompt.tolist()
+    counted: list[dict[str, Any]] = []
+    described = {**provenance(model=model, images=images), "cases": counted}
+    for one in track(cases(loaded), model, console=Console(stderr=True)):
+        counted.append(measured(loaded, captions, one))
+        write_json(output, described)

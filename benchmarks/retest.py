@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.likelihood import exact_probs
 from pjd.api import Result
 from pjd.decoder.acceptance import likelihood
 from pjd.decoder.commit import commit
@@ -14,6 +13,7 @@ from pjd.decoder.queries import Queries, per_query
 from pjd.decoder.schedule import Band
 from pjd.decoder.state import State
 from pjd.decoder.verify import Verified
+from pjd.measure.fidelity import code_probs
 
 
 class Retest:
@@ -47,7 +47,8 @@ class Retest:
         grid = model.grid
         under = self.probs[:, : grid.rows, : grid.columns].flatten(1, 2)
         fails = []
-        for image, p in enumerate(exact_probs(model, prompts, result.tokens, result.config)):
+        exact = code_probs(model, prompts, result.tokens, result.config)
+        for image, p in enumerate(torch.cat([probs for _, probs in exact])):
             chosen = result.tokens[image]
             q = likelihood(under[image], chosen).clamp(min=1e-30)
             fails.append(1 - (likelihood(p, chosen) / q).clamp(max=1))

@@ -13,6 +13,7 @@ import pjd
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ImageModel
 from pjd.measure.replay import random_llamagen
+from pjd.models.catalogue import CATALOGUE
 from pjd.models.llamagen import LlamaGenConfig
 from pjd.models.registry import EMOJI
 from pjd.models.transformers_checkpoint import exact_rotary
@@ -99,18 +100,31 @@ def llama(hidden: int, inner: int, layers: int, heads: int, vocabulary: int) -> 
     )
 
 
-def llamagen_shape(dim: int, layers: int, heads: int, grid: int) -> Shape:
-    """Text-to-image LlamaGen: 120 caption positions of T5 features, 16,384 codes."""
-    config = LlamaGenConfig(dim, layers, heads, 16_384, grid, prefix=120, caption_dim=2048)
-    like = llama(dim, config.feed_forward, layers, heads, 16_384)
-    return Shape(partial(random_llamagen, config), 7.5, 1000, grid // 4, like)
-
-
-def decoder_shape(
-    config: LlamaConfig, grid: Grid, vocabulary: int, guidance: float, top_k: int, context: int
+def shape_of(
+    checkpoint: str, make: Callable[[str, torch.dtype, int | None], ImageModel], like: LlamaConfig
 ) -> Shape:
+    """A shape with the usual options of an official checkpoint.
+
+    Args:
+        checkpoint: a key of :data:`pjd.models.catalogue.CATALOGUE`.
+        make: see :class:`Shape`.
+        like: see :class:`Shape`.
+    """
+    official = CATALOGUE[checkpoint]
+    guidance, top_k = official.sampling["guidance"], int(official.sampling.get("top_k", 0))
+    return Shape(make, guidance, top_k, official.context, like)
+
+
+def llamagen_shape(dim: int, layers: int, heads: int) -> Shape:
+    """Text-to-image LlamaGen: 32x32 codes of 16,384, 120 caption positions of T5 features."""
+    config = LlamaGenConfig(dim, layers, heads, 16_384, 32, prefix=120, caption_dim=2048)
+    like = llama(dim, config.feed_forward, layers, heads, 16_384)
+    return shape_of("llamagen-t2i-xl-512", partial(random_llamagen, config), like)
+
+
+def decoder_shape(checkpoint: str, config: LlamaConfig, grid: Grid, vocabulary: int) -> Shape:
     """A transformers decoder with prompts of 32 tokens."""
-    return Shape(partial(decoder, config, grid, vocabulary, 32), guidance, top_k, context, config)
+    return shape_of(checkpoint, partial(decoder, config, grid, vocabulary, 32), config)
 
 
 EMOJI_LIKE = {
@@ -123,10 +137,10 @@ LUMINA = llama(4096, 11_008, 32, 32, 65_536)
 
 SHAPES = {
     **{name: Shape(partial(embedded, name), 2.5, 0, 4, EMOJI_LIKE[name]) for name in EMOJI},
-    "llamagen-b": llamagen_shape(768, 12, 12, 32),
-    "llamagen-l": llamagen_shape(1024, 24, 16, 32),
-    "llamagen-xl": llamagen_shape(1280, 36, 20, 32),
-    "janus-pro-1b": decoder_shape(JANUS, Grid(24, 24), 16_384, 5.0, 0, 6),
-    "lumina-mgpt-7b": decoder_shape(LUMINA, Grid(48, 48, row_end=8192), 8192, 4.0, 2000, 11),
+    "llamagen-b": llamagen_shape(768, 12, 12),
+    "llamagen-l": llamagen_shape(1024, 24, 16),
+    "llamagen-xl": llamagen_shape(1280, 36, 20),
+    "janus-pro-1b": decoder_shape("janus-pro-1b", JANUS, Grid(24, 24), 16_384),
+    "lumina-mgpt-7b": decoder_shape("lumina-mgpt-7b-768", LUMINA, Grid(48, 48, row_end=8192), 8192),
 }
 """Shapes by name. The emoji models have their trained weights, the others random ones."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pjd.decoder.cache import SlotCache
+from pjd.decoder.cache import KeyValueCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.grids import at_same_place, grids_of
 from pjd.emoji import corpus
@@ -77,7 +77,7 @@ class PreviewLlamaGen(LlamaGen):
         self.mark = nn.Parameter(0.1 * torch.randn(config.dim, generator=drawn))
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Run the blocks; ``positions`` index prefix, preview and image, in this order."""
         number = positions - self.config.prefix

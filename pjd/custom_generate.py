@@ -287,7 +287,4 @@ def decode_all(wrapped: Wrapped, config: DecodeConfig, seeds: Tensor) -> Tensor:
     """Tokens int64 [batch, length] of the model's own vocabulary, row-end tokens included."""
     model = wrapped.model
     codes = Engine(model, config, wrapped.encode(config.guided), seeds).run().tokens
-    tokens = model.tokens[codes].unflatten(1, (model.grid.rows, model.grid.columns))
-    if model.grid.row_end is not None:
-        tokens = torch.nn.functional.pad(tokens, (0, 1), value=model.grid.row_end)
-    return tokens.flatten(1)
+    return model.tokens[model.grid.with_row_ends(codes, model.vocabulary)]

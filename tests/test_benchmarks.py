@@ -8,10 +8,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import benchmarks.__main__ as command
 import benchmarks.acceptance
 import benchmarks.measure
+import benchmarks.options
+import benchmarks.run
+import benchmarks.settings
 from benchmarks import released
+from benchmarks.__main__ import app
 from benchmarks.acceptance import RECORD, record
 from benchmarks.measure import TimedEngine, by_quarter, measure
 from benchmarks.released import Case, OneByOne, first_row_alone, wide_group
@@ -46,7 +49,8 @@ def tiny(monkeypatch):
     shape = Shape(partial(random_llamagen, config), 2.0, 5, 2, llama(16, 32, 2, 2, 64))
     monkeypatch.setitem(SHAPES, "tiny", shape)
     # A large copy takes seconds, and only its speed is used.
-    monkeypatch.setattr(command, "bandwidth", lambda device: 1e9)
+    for module in (benchmarks.run, benchmarks.settings):
+        monkeypatch.setattr(module, "bandwidth", lambda device: 1e9)
 
 
 class Hands:
@@ -75,7 +79,7 @@ def hands(monkeypatch):
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(command.app, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
 def test_a_replayed_run_accepts_what_the_record_says():
@@ -227,7 +231,7 @@ def test_the_command_writes_every_case(tmp_path, monkeypatch):
 def test_a_method_without_drafts_needs_no_record(tmp_path, tiny, monkeypatch):
     unrecorded = tmp_path / "acceptance.json"
     unrecorded.write_text(json.dumps({**json.loads(RECORD.read_text()), "shares": {}}))
-    monkeypatch.setattr(command, "RECORD", unrecorded)
+    monkeypatch.setattr(benchmarks.acceptance, "RECORD", unrecorded)
     output = tmp_path / "out.json"
     options = ["-o", str(output), "--shapes", "tiny", "--batches", "1", "--repeats", "1"]
     options += ["--threads", "1"]
@@ -253,7 +257,7 @@ def test_every_preset_that_tests_drafts_is_recorded_and_replayed(tmp_path, tiny,
         assert sum(share) > 0, method
     recorded = tmp_path / "acceptance.json"
     recorded.write_text(json.dumps({**json.loads(RECORD.read_text()), "shares": shares}))
-    monkeypatch.setattr(command, "RECORD", recorded)
+    monkeypatch.setattr(benchmarks.acceptance, "RECORD", recorded)
     output = tmp_path / "out.json"
     options = ["-o", str(output), "--shapes", "tiny", "--batches", "2", "--repeats", "1"]
     options += ["--threads", "1"]
@@ -303,8 +307,8 @@ def test_one_command_compares_threads_dtypes_and_compiled_forwards(tmp_path, tin
         found = any(model is other for other in compiled), str(model.dtype), config.method
         return {"found": [*found, torch.get_num_threads(), batch, repeats, bytes_per_second]}
 
-    monkeypatch.setattr(command, "compile_model", compile_model)
-    monkeypatch.setattr(command, "measure", seen)
+    monkeypatch.setattr(benchmarks.options, "compile_model", compile_model)
+    monkeypatch.setattr(benchmarks.run, "measure", seen)
     output = tmp_path / "out.json"
     options = ["--shape", "tiny", "--methods", "ar,pjd", "--batches", "1,2", "--repeats", "5"]
     assert invoke("settings", "-o", str(output), *options, "--threads", "1,2").exit_code == 0

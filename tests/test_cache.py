@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pjd.decoder.cache import SlotCache, SlotMap
+from pjd.decoder.cache import SlotCache, SlotMap, SplitCache
 from pjd.decoder.engine import Engine
 from pjd.decoder.mask import causal
 from pjd.decoder.methods import configure
@@ -26,6 +26,23 @@ def test_a_slot_keeps_what_was_written_last():
     # Only the first four slots may be read in the last forward pass.
     assert keys.flatten().tolist() == [1, 0, 0, 5]
     assert cache.values.flatten().tolist() == [1, 0, 0, 5, 6]
+
+
+def test_a_cache_on_several_devices_answers_as_one_on_one_device_but_keeps_blanks():
+    cpu, fed = torch.device("cpu"), torch.tensor([1])
+    split = SplitCache([cpu, cpu], 1, 1, 5, 1, torch.float32)
+    whole = SlotCache(layers=2, batch=1, heads=1, slots=5, head_dim=1)
+    written = torch.ones(1, 2, 1, 1)
+    for cache in (split, whole):
+        cache = cache.select(torch.tensor([0])).at(torch.tensor([[0, 3]]), used=4, fed=fed)
+        keys, _ = cache.layer(1).update(written, written)
+        assert keys.flatten().tolist() == [1, 0, 0, 1]
+        assert cache.place.slot.tolist() == [[0, 3]] and cache.place.used == 4
+        place = cache.leave_out_blanks()
+        assert place is cache.place
+        assert place.slot.tolist() == ([[0, 3]] if cache.place.fed is None else [3])
+    assert whole.at(torch.tensor([[0, 3]]), fed=fed).leave_out_blanks().fed is fed
+    assert split.at(torch.tensor([[0, 3]]), fed=fed).leave_out_blanks().fed is None
 
 
 @pytest.mark.parametrize("prompt", PROMPTS[:3])

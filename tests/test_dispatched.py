@@ -17,11 +17,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 import pjd
 from pjd.api import generate
 from pjd.decoder import engine as engines
+from pjd.decoder.cache import SlotCache
 from pjd.decoder.compiled import compile_model
 from pjd.decoder.engine import Engine
 from pjd.decoder.grid import Grid
 from pjd.decoder.methods import PRESETS, configure
-from pjd.models import chameleon, emu3, janus
+from pjd.models import chameleon, emu3, janus, transformers_decoder
+from pjd.models.attention import sdpa
 from pjd.models.transformers_decoder import DecoderModel, Wrapped, code_head
 from tests import test_emu3, test_janus
 from tests.backbones import BASE, CODES, LUMINA, Tiles, tiny_chameleon, tiny_llama
@@ -89,7 +91,13 @@ def family(name: str) -> tuple[PreTrainedModel, Callable[[], Wrapped], torch.Ten
 # --- Offloaded to a disk, for real ---
 
 
-def test_every_method_draws_what_the_whole_model_draws(tmp_path):
+def test_every_method_draws_what_the_whole_model_draws(tmp_path, monkeypatch):
+    def fastest(cache, *_):
+        # Kernels are timed on one device.
+        assert cache is None or isinstance(cache, SlotCache)
+        return sdpa
+
+    monkeypatch.setattr(transformers_decoder, "fastest", fastest)
     whole, offloaded = (tiny_llama(False)[1] for _ in range(2))
     places = placed(offloaded, ["disk", "cpu"], "cpu", "disk")
     dispatch_model(offloaded, places, offload_dir=tmp_path, skip_keys="past_key_values")

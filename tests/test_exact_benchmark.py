@@ -9,8 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import benchmarks.__main__ as command
 from benchmarks import exact as tried
+from benchmarks.__main__ import app
 from benchmarks.exact import Case, cases, measured
 from benchmarks.retest import Retest
 from benchmarks.siblings import Siblings, one_of_siblings
@@ -118,12 +118,12 @@ def test_the_command_keeps_what_the_file_has(tmp_path, monkeypatch):
     monkeypatch.setattr(tried, "read", lambda source, count: Captions())
     output = tmp_path / "exact.json"
     arguments = ["exact", "-o", str(output), "--images", "3"]
-    run = CliRunner().invoke(command.app, arguments, catch_exceptions=False)
+    run = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert run.exit_code == 0 and "sjd" in run.stdout
     written = json.loads(output.read_text())["models"]["emoji-64, 3 images"]
     assert list(written) == ["ar", "sjd"]
     monkeypatch.setattr(tried, "measured", None)
-    run = CliRunner().invoke(command.app, arguments, catch_exceptions=False)
+    run = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert run.exit_code == 0
     assert json.loads(output.read_text())["models"]["emoji-64, 3 images"] == written
 

@@ -12,6 +12,7 @@ import pjd
 from pjd import cli
 from pjd.errors import ParameterError
 from pjd.pipeline import export, runs
+from pjd.pipeline.files import read_run
 from tests.tiny import tiny_model
 
 PROMPTS = ["cat", "red dog", "dog\nred"]
@@ -33,6 +34,16 @@ def decode(name: str, seed: int, more: dict | None = None) -> pjd.Result:
     table = pd.DataFrame({"prompt": PROMPTS, "group": ["a", "a", "b"], **(more or {})})
     runs.save(name, None, made, table, model)
     return made
+
+
+def test_a_run_is_read_as_it_was_written(result):
+    run = read_run(runs.run_folder("tiny"))
+    assert (run.setting, run.model, run.dtype) == (None, "tiny", "float32")
+    assert run.config == result.config.as_dict()
+    assert run.images.prompt.tolist() == PROMPTS
+    assert runs.column_tensor(run.images.tokens).equal(result.tokens)
+    with pytest.raises(FileNotFoundError, match=r"no run .*absent/decode: .*decode@absent"):
+        read_run(runs.run_folder("absent"))
 
 
 def lines(path) -> list[dict]:

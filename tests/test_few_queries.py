@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pjd.decoder.cache import SplitCache
 from pjd.decoder.compiled import compile_model
 from pjd.decoder.inputs import bias
 from pjd.decoder.methods import configure
@@ -147,12 +146,6 @@ def test_a_kernel_that_is_hardly_faster_is_not_taken(monkeypatch, others, expect
     monkeypatch.setattr(attention, "seconds", lambda one, *_: 1.0 if one is sdpa else others)
     monkeypatch.setattr(attention, "_fastest", {})
     assert fastest(OnGpu(), 6, 5, MASK, False) is expected
-
-
-def test_a_cache_on_several_devices_has_the_reference(monkeypatch):
-    monkeypatch.setattr(SplitCache, "layer", OnGpu.layer)
-    cache = SplitCache([torch.device("cpu")], 1, 1, 1, 1, torch.float32)
-    assert fastest(cache, 6, 5, MASK, False) is sdpa
 
 
 def test_a_kernel_that_cannot_be_timed_is_not_taken(monkeypatch):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import benchmarks.__main__ as command
 from benchmarks import gpu
-from benchmarks.operations import Operations, in_the_middle, kernels, operations, tiny
+from benchmarks.__main__ import app
+from benchmarks.operations import Operations, in_the_middle, kernels, operations_of, tiny
 from benchmarks.shapes import SHAPES, Shape, llama
 from pjd.decoder.methods import configure
 from pjd.measure.replay import random_llamagen
@@ -27,14 +27,14 @@ def small(monkeypatch, tmp_path):
     like = llama(16, 32, 2, 2, 64)
     shape = Shape(partial(random_llamagen, replace(CONFIG, grid=8)), 2.0, 5, 2, like)
     monkeypatch.setitem(SHAPES, "small", shape)
-    monkeypatch.setattr(command, "bandwidth", lambda device: 1e9)
+    monkeypatch.setattr(gpu, "bandwidth", lambda device: 1e9)
     monkeypatch.setattr(gpu, "MODES", ("eager", "captured"))
 
     def run(*options: str):
         path = tmp_path / "gpu.json"
         told = ["gpu", "-o", str(path), "--device", "cpu", "--shapes", "small", *options]
         told += ["--dtype", "float32", "--iterations", "2"]
-        done = CliRunner().invoke(command.app, told, standalone_mode=False)
+        done = CliRunner().invoke(app, told, standalone_mode=False)
         assert done.exception is None, done.output
         return json.loads(path.read_text()), done.output.splitlines()
 
@@ -48,6 +48,7 @@ def test_every_case_is_timed_and_the_last_line_is_json(small):
     for case in cases.values():
         assert case["step_ms"] > 0 and case["forward_ms"] > 0 and case["tokens"] > 0
         assert case["rest_ms"] == pytest.approx(case["step_ms"] - case["forward_ms"])
+        assert case["weights_ms"] > 0
     # Several rows are in flight: PJD computes several windows at once.
     assert cases["eager", 1, "ar"]["queries"] == 1 and cases["eager", 1, "pjd"]["queries"] > 8
     assert json.loads(lines[-1])["failed"] == 0 and len(lines) == 9
@@ -128,9 +129,9 @@ def test_operations_are_counted_by_part_and_views_are_not():
 
 def test_an_iteration_asks_for_no_more_than_what_is_recorded():
     # docs/performance.md tells the numbers; a change that adds to them should be one on purpose.
-    recorded = json.loads((command.RESULTS / "operations.json").read_text())["methods"]
+    recorded = json.loads((gpu.RESULTS / "operations.json").read_text())["methods"]
     for method, options in (("ar", {}), ("pjd", {"context": 4})):
         config = configure(method, guidance=2.5, top_k=16, **options)
         with torch.inference_mode():
-            counted = operations(*in_the_middle(tiny(1), config))
+            counted = operations_of(*in_the_middle(tiny(1), config))
         assert counted.total("own") <= recorded[method]["own"]

@@ -13,6 +13,30 @@ def test_a_row_end_token_takes_a_position_and_is_no_code():
     assert (Grid(3, 4).stride, Grid(3, 4).length) == (4, 12)
 
 
+@pytest.mark.parametrize("row_end", [None, 99])
+def test_codes_lose_and_get_back_their_row_ends(row_end):
+    grid = Grid(rows=2, columns=3, row_end=row_end)
+    codes = torch.arange(12).view(2, 6)
+    tokens = grid.with_row_ends(codes, -5)
+    if row_end is None:
+        assert torch.equal(tokens, codes)
+    else:
+        assert tokens.tolist() == [[0, 1, 2, -5, 3, 4, 5, -5], [6, 7, 8, -5, 9, 10, 11, -5]]
+    ends = grid.is_row_end(torch.arange(grid.length))
+    assert torch.equal(ends, tokens[0] == -5)
+    # Of all tokens, or of the codes alone, in one dimension or in several.
+    for values in (tokens, codes, tokens.view(2, 1, -1), codes.view(2, 2, 3)):
+        assert torch.equal(grid.without_row_ends(values), codes.view(2, 2, 3))
+
+
+@pytest.mark.parametrize("method", ["pjd", "sjd"])
+def test_known_codes_are_laid_out_beside_unknown_row_ends(method):
+    layout = RowLayout.of(Grid(2, 3, row_end=99), configure(method), vocabulary=11)
+    rows = layout.rows_of(torch.arange(6)[None])
+    by_rows = [[[0, 1, 2], [3, 4, 5]]]
+    assert rows.tolist() == (by_rows if method == "pjd" else [[[0, 1, 2, -1, 3, 4, 5, -1]]])
+
+
 @pytest.mark.parametrize(("method", "rows", "columns"), [("pjd", 3, 4), ("sjd", 1, 15)])
 def test_a_layout_has_the_rows_of_the_grid_or_one_row_of_all_tokens(method, rows, columns):
     layout = RowLayout.of(Grid(3, 4, row_end=99), configure(method), vocabulary=11)

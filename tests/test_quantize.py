@@ -166,7 +166,7 @@ def test_sizes_say_how_many_bytes_8_bits_take(dtype):
         decoder=NONE,
         others=others,
     )
-    tables = (model.embedding.weight, model.output.weight)
+    tables = (model.embedding.weight, model.head.weight)
     before = [table.clone() for table in tables]
     quantized(model)
     stored = sum(stored_bytes(p) for p in model.transformer.parameters() if p.ndim == 2)

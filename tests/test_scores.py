@@ -9,6 +9,7 @@ import pytest
 from pjd.errors import ParameterError
 from pjd.measure.fidelity import bootstrap
 from pjd.pipeline import scores
+from pjd.pipeline.files import write_json
 from pjd.pipeline.scores import compared, decimals, read_scores, score_columns
 
 IMAGES = 400
@@ -36,6 +37,8 @@ def folder(tmp_path, monkeypatch):
         decoded.mkdir(parents=True)
         prompts = pd.DataFrame({"prompt": [f"cat {i}" for i in range(IMAGES)]})
         prompts.to_parquet(decoded / "images.parquet")
+        stamp = {"setting": "emoji-64", "model": "emoji-64", "dtype": "float32", "config": {}}
+        write_json(decoded / "run.json", stamp)
         # The lines of a file may have any order.
         write_csv(tmp_path / "scores" / "taste" / f"{run}.csv", of_run, random.permutation(IMAGES))
     return tmp_path / "scores"

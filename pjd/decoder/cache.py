@@ -1,7 +1,7 @@
 """The slot KV cache: a slot is a position of the sequence, written in any order of decoding."""
 
 from copy import copy
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -102,8 +102,35 @@ class LayerCache(NamedTuple):
         return self.keys[:, :, :used], self.values[:, :, :used]
 
 
+class KeyValueCache(Protocol):
+    """What the engine and the models ask of a cache, on one device or on several."""
+
+    @property
+    def place(self) -> Placement:
+        """Where the inputs of this forward pass go, on the device that they come from."""
+        ...
+
+    def select(self, sequences: Tensor) -> "KeyValueCache":
+        """A cache of the sequences at ``sequences`` int64 [fewer] alone."""
+        ...
+
+    def at(
+        self, slots: Tensor, used: int | None = None, fed: Tensor | None = None
+    ) -> "KeyValueCache":
+        """Say where the next forward pass writes, see :meth:`SlotCache.at`."""
+        ...
+
+    def leave_out_blanks(self) -> Placement:
+        """Where inputs go if blanks are left out, see :meth:`SlotCache.leave_out_blanks`."""
+        ...
+
+    def layer(self, index: int) -> LayerCache:
+        """The part of one layer."""
+        ...
+
+
 class SlotCache:
-    """Keys and values of every layer, allocated once.
+    """Keys and values of every layer on one device, allocated once; a :class:`KeyValueCache`.
 
     Feeding the token of slot s writes slot s; a rejected draft is overwritten when its position
     is fed again. Nothing is cropped, moved or concatenated.
@@ -171,8 +198,10 @@ class SlotCache:
         return LayerCache(self.keys[index], self.values[index], self.place)
 
 
-class SplitCache(SlotCache):
-    """A slot cache of layers on several devices: one :class:`SlotCache` on each.
+class SplitCache:
+    """A :class:`KeyValueCache` of layers on several devices: one :class:`SlotCache` on each.
+
+    It leaves out no blanks: layers that are spread over devices compute them too.
 
     Args:
         devices: of each layer.
@@ -199,6 +228,11 @@ class SplitCache(SlotCache):
         }
         self.layers = [(one, devices[:index].count(one)) for index, one in enumerate(devices)]
 
+    @property
+    def place(self) -> Placement:
+        """Where inputs go, on the device of the first layer."""
+        return self.layer(0).place
+
     def select(self, sequences: Tensor) -> "SplitCache":
         """A cache of the sequences at ``sequences`` int64 [fewer] alone."""
         cache = copy(self)
@@ -213,11 +247,15 @@ class SplitCache(SlotCache):
         Args:
             slots: see :meth:`SlotCache.at`.
             used: see :meth:`SlotCache.at`.
-            fed: not used: layers that are spread over devices compute blanks too.
+            fed: not used.
         """
         for device, part in self.parts.items():
             part.at(slots.to(device), used)
         return self
+
+    def leave_out_blanks(self) -> Placement:
+        """Where inputs go: blanks are computed too."""
+        return self.place
 
     def layer(self, index: int) -> LayerCache:
         """The part of one layer."""

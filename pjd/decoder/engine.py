@@ -235,7 +235,8 @@ class Engine:
                 state = self.select(state, images)
                 captured.forget()
         seconds = self.now() - began
-        return Decoded(layout.codes_of(tokens), seconds, trace.cut(iteration))
+        codes = self.model.grid.without_row_ends(tokens).flatten(1)
+        return Decoded(codes, seconds, trace.cut(iteration))
 
     def now(self) -> float:
         """Seconds on a clock, once the device is idle."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pjd.decoder.config import DecodeConfig
@@ -47,6 +47,29 @@ class Grid:
     def length(self) -> int:
         """Sequence positions of the image, forced tokens included."""
         return self.rows * self.stride
+
+    def is_row_end(self, raster: Tensor) -> Tensor:
+        """Where the tokens at ``raster`` positions int64 [...] are forced row ends, bool [...]."""
+        return raster % self.stride >= self.columns
+
+    def without_row_ends(self, values: Tensor) -> Tensor:
+        """What ``values`` have for the codes, [n, R, C].
+
+        Args:
+            values: of the positions that a decoder fills, [n, ...] in raster order: of all tokens
+                in the raster layout, else of the codes alone.
+        """
+        return values.reshape(len(values), self.rows, -1)[..., : self.columns]
+
+    def with_row_ends(self, codes: Tensor, row_end: int) -> Tensor:
+        """All tokens of images, [n, length].
+
+        Args:
+            codes: [n, R * C].
+            row_end: what stands for the forced row-end tokens, if the format has them.
+        """
+        rows = codes.unflatten(1, (self.rows, self.columns))
+        return F.pad(rows, (0, self.stride - self.columns), value=row_end).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -102,18 +125,11 @@ class RowLayout:
         """Raster positions int64 [...] of the tokens at ``row`` and ``column`` int64 [...]."""
         return row * self.stride + column
 
-    def codes_of(self, tokens: Tensor) -> Tensor:
-        """The codes int64 [batch, R * C of the grid] of ``tokens`` int64 [batch, R * C]."""
-        columns = torch.arange(self.columns, device=tokens.device)
-        return tokens[:, ~self.forced(columns).repeat(self.rows)]
-
     def rows_of(self, codes: Tensor) -> Tensor:
         """Tokens int64 [batch, R, C] of ``codes`` int64 [batch, R * C of the grid]; else -1."""
-        columns = torch.arange(self.columns, device=codes.device)
-        tokens = codes.new_full((len(codes), self.length), -1)
-        tokens[:, ~self.forced(columns).repeat(self.rows)] = codes
+        tokens = self.grid.with_row_ends(codes, -1) if self.raster else codes
         return tokens.unflatten(1, (self.rows, self.columns))
 
     def forced(self, column: Tensor) -> Tensor:
         """Where the token at ``column`` int64 [...] is the row-end token, bool [...]."""
-        return (column < self.columns) & (column % self.grid.stride >= self.grid.columns)
+        return (column < self.columns) & self.grid.is_row_end(column)

@@ -97,10 +97,8 @@ def followed_by(model: ImageModel, prompt: Prompt, tokens: Tensor) -> Prompt:
         Forced row-end tokens included.
     """
     grid = model.grid
-    rows = tokens.unflatten(1, (grid.rows, grid.columns))
-    written = F.pad(rows, (0, grid.stride - grid.columns), value=model.vocabulary).flatten(1)
     branches = len(prompt.mask) // len(tokens)
-    image = model.embed(written).repeat(branches, 1, 1)
+    image = model.embed(grid.with_row_ends(tokens, model.vocabulary)).repeat(branches, 1, 1)
     raster = torch.arange(grid.length, device=tokens.device).expand(len(prompt.mask), -1)
     after = model.image_positions(prompt.positions[:, -1:], raster)
     return Prompt(

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pjd.decoder.cache import SlotCache
+from pjd.decoder.cache import KeyValueCache
 from pjd.decoder.grid import Grid
 
 
@@ -139,7 +139,7 @@ class ImageModel(Protocol):
         """Encode ``prompts``, and as many unconditional ones if ``guided``."""
         ...
 
-    def cache(self, batch: int, slots: int) -> SlotCache:
+    def cache(self, batch: int, slots: int) -> KeyValueCache:
         """Allocate a cache for ``batch`` sequences (branches included) of ``slots`` positions."""
         ...
 
@@ -148,7 +148,7 @@ class ImageModel(Protocol):
         ...
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Logits of the codes [batch, length, vocabulary].
 

@@ -85,12 +85,12 @@ def locality(weights: Tensor, grid: Grid) -> pd.DataFrame:
         there, mean over the queries that have such a key) and share (part of the attention of all
         queries to codes).
     """
-    position = torch.arange(grid.length - 1)
-    row, column = position // grid.stride, position % grid.stride
-    is_code = column < grid.columns
-    image = weights[-len(position) :, -len(position) :][is_code][:, is_code]
+    image = weights[1 - grid.length :, 1 - grid.length :]
+    raster = torch.arange(grid.length - 1)
+    raster = raster[~grid.is_row_end(raster)]
+    image = image[raster][:, raster]
     image = image / image.sum(1, keepdim=True)
-    row, column = row[is_code], column[is_code]
+    row, column = raster // grid.stride, raster % grid.stride
     up = (row[:, None] - row).flatten()
     right = (column - column[:, None]).flatten()
     order = torch.arange(len(row))

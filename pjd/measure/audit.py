@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.grid import RowLayout
@@ -13,9 +12,9 @@ from pjd.decoder.grids import check_one_grid
 from pjd.decoder.model import ImageModel
 from pjd.decoder.noise import FIXED, streams, uniform
 from pjd.decoder.redraft import REDRAFT_RULES
-from pjd.decoder.sampling import guide, probabilities, waiting_times
+from pjd.decoder.sampling import waiting_times
 from pjd.errors import ParameterError
-from pjd.measure.fidelity import teacher_forced
+from pjd.measure.fidelity import code_probs
 
 NEAR = 0.1
 """Nats by which the model's own draw may lead for a miss to count as a near-tie: rounding of logits
@@ -86,20 +85,13 @@ def audit(
     check_one_grid(model, "the audit")
     grid, equal, lead = model.grid, [], []
     n_ids = RowLayout.of(grid, config, model.vocabulary).n_ids
-    position = torch.arange(grid.length)
-    is_code = position % grid.stride < grid.columns
-    place, ids = position[is_code, None], torch.arange(n_ids)
-    for start in tqdm(range(0, len(prompts), batch_size), desc="audit", leave=False):
-        part = slice(start, start + batch_size)
-        codes = tokens[part].to(model.device)
-        prompt = model.encode(prompts[part], config.guided)
-        logits = model.forward(*teacher_forced(model, prompt, codes))
-        logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
-        if config.guided:
-            raster = position[is_code].to(model.device)
-            logits = guide(logits, model.guidance_at(config.guidance, raster))
-        probs = F.pad(probabilities(logits, config), (0, n_ids - model.vocabulary))
-        noise = uniform(place, ids, state=streams(seeds[part])[:, None, None, FIXED])
+    raster = torch.arange(grid.length)
+    raster = raster[~grid.is_row_end(raster)]
+    place, ids = raster[:, None], torch.arange(n_ids)
+    parts = code_probs(model, prompts, tokens, config, batch_size)
+    for (codes, probs), part in zip(parts, seeds.split(batch_size), strict=True):
+        probs = F.pad(probs, (0, n_ids - model.vocabulary))
+        noise = uniform(place, ids, state=streams(part)[:, None, None, FIXED])
         # The code that comes first is drawn; how much earlier it comes, in nats, is its lead.
         first = probs.double().log() - waiting_times(noise.to(probs.device)).double().log()
         best, drawn = first.max(-1)

@@ -65,7 +65,7 @@ def boards(result: Result, image: int, grid: Grid) -> Tensor:
     board[column < after] = RESAMPLED
     board[column < before + accepted] = ACCEPTED
     board[column < before] = COMMITTED
-    return on_grid(board, grid)
+    return grid.without_row_ends(board)
 
 
 def counts_of(result: Result, image: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,14 +80,6 @@ def tokens_before(result: Result, image: int) -> Tensor:
     """Tokens that each row has committed before each step, int64 [steps, rows]."""
     committed, _, _ = counts_of(result, image)
     return F.pad(committed[:-1], (0, 0, 1, 0))
-
-
-def on_grid(values: Tensor, grid: Grid) -> Tensor:
-    """Values of the decoder's layout [n, rows, columns] as those of the codes, [n, R, C].
-
-    The raster layout has positions of forced row-end tokens, which are left out.
-    """
-    return values.reshape(len(values), grid.rows, -1)[..., : grid.columns]
 
 
 def sight(result: Result, image: int, grid: Grid, step: int) -> Sight:
@@ -125,7 +117,7 @@ def sight(result: Result, image: int, grid: Grid, step: int) -> Sight:
         flush=flush.view(1, 1),
     )
     seen = image_mask(committed, layout, config, band, queries)[0]
-    return Sight(row, column, on_grid(seen.view(len(row), layout.rows, -1), grid))
+    return Sight(row, column, grid.without_row_ends(seen))
 
 
 def busiest(result: Result, image: int) -> int:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pjd.decoder.config import DecodeConfig
 from pjd.decoder.grids import encode_after, followed_by
 from pjd.decoder.mask import causal
 from pjd.decoder.model import ImageModel, Prompt
-from pjd.decoder.sampling import guide
+from pjd.decoder.sampling import guide, probabilities
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def code_logits(
     grid, guided = model.grid, guidance != 1
     # Forced row-end tokens are fed too, but they are certain: only codes have a likelihood.
     raster = torch.arange(grid.length, device=model.device)
-    is_code = raster % grid.stride < grid.columns
+    raster = raster[~grid.is_row_end(raster)]
     for start in tqdm(range(0, len(prompts), batch_size), desc="likelihood", leave=False):
         part = slice(start, start + batch_size)
         codes = tokens[part].to(model.device)
@@ -94,10 +95,36 @@ def code_logits(
         prompt = encode_after(model, prompts[part], before, guided)
         x, positions, mask = teacher_forced(model, prompt, codes)
         logits = model.forward(x, positions, mask)
-        logits = logits[:, prompt.mask.shape[1] - 1 :][:, is_code]
+        logits = logits[:, prompt.mask.shape[1] - 1 :][:, raster]
         if guided:
-            logits = guide(logits, model.guidance_at(guidance, raster[is_code]))
+            logits = guide(logits, model.guidance_at(guidance, raster))
         yield codes, logits.float() / (temperature or 1.0)
+
+
+@torch.inference_mode()
+def code_probs(
+    model: ImageModel,
+    prompts: list[str],
+    tokens: Tensor,
+    config: DecodeConfig,
+    batch_size: int = 8,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What AR draws each code from, after the codes before it.
+
+    Args:
+        model: of one grid.
+        prompts: one per image.
+        tokens: codes int64 [images, R * C].
+        config: the sampling.
+        batch_size: images per forward pass.
+
+    Yields:
+        For each batch its codes int64 [batch, R * C], and float32 [batch, R * C, vocabulary]; both
+        on the model's device.
+    """
+    # The temperature is a part of the probabilities.
+    for codes, logits in code_logits(model, prompts, tokens, config.guidance, 1.0, batch_size):
+        yield codes, probabilities(logits, config)
 
 
 @torch.inference_mode()

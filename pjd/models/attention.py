@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from pjd.decoder.cache import LayerCache, SlotCache, SplitCache
+from pjd.decoder.cache import KeyValueCache, LayerCache
 from pjd.decoder.capture import cuda_recorder
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -141,19 +141,19 @@ def seconds(attend: Attend, *inputs: Tensor) -> float:
 
 
 def fastest(
-    cache: SlotCache | None, heads: int, length: int, mask: Tensor, compiled: bool
+    cache: KeyValueCache | None, heads: int, length: int, mask: Tensor, compiled: bool
 ) -> Attend:
     """The kernel for inputs of these shapes, measured when they are met for the first time.
 
     Args:
-        cache: told the slots of this forward pass; None, a CPU's, one on several devices, or with
-            a boolean mask: :func:`sdpa`.
+        cache: on one device, told the slots of this forward pass; None, a CPU's, or with a boolean
+            mask: :func:`sdpa`.
         heads: of queries.
         length: queries per sequence.
         mask: [batch, 1, length, keys].
         compiled: whether the kernel becomes a part of a block that is compiled.
     """
-    if cache is None or isinstance(cache, SplitCache) or mask.dtype == torch.bool:
+    if cache is None or mask.dtype == torch.bool:
         return sdpa
     layer = cache.layer(0)
     keys = layer.keys[:, :, : layer.place.used]

@@ -21,7 +21,7 @@ from pjd.errors import ParameterError, check_integer
 from pjd.models.catalogue import ANOLE_SAMPLING, LUMINA_SAMPLING
 from pjd.models.chameleon_vq import UNUSED, ChameleonVQ
 from pjd.models.checkpoint import fit, read, require
-from pjd.models.dispatched import weights_of
+from pjd.models.dispatched import parameters_of
 from pjd.models.transformers_checkpoint import (
     exact_rotary,
     load_language,
@@ -232,7 +232,7 @@ def connect(
         if pixels < 1 or pixels % reduction:
             allowed = f"must be a multiple of {reduction}, the pixels per side of one code"
             raise ParameterError(side, pixels, allowed)
-    vectors = weights_of(vq.quantize.embedding)["weight"]
+    vectors = parameters_of(vq.quantize.embedding)["weight"]
     tokens = image_tokens(language, len(vectors))
     return DecoderModel(
         name=name,

@@ -22,7 +22,7 @@ def is_dispatched(module: nn.Module) -> bool:
     return any(hasattr(part, "_hf_hook") for part in module.modules())
 
 
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     """A module's own parameters by name, without gradients, even if they are offloaded.
 
     Args:

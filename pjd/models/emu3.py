@@ -17,7 +17,7 @@ from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError, check_integer
 from pjd.models.catalogue import EMU3_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
-from pjd.models.dispatched import weights_of
+from pjd.models.dispatched import parameters_of
 from pjd.models.files import read_json
 from pjd.models.transformers_checkpoint import (
     exact_rotary,
@@ -127,7 +127,7 @@ def assemble(
     check_integer("rows", rows, 1)
     check_integer("columns", columns, 1)
     inner = language.model
-    vectors = weights_of(inner.vqmodel.quantize.embedding)["weight"]
+    vectors = parameters_of(inner.vqmodel.quantize.embedding)["weight"]
     token_of = inner.vocabulary_mapping.img2bpe
     tokens = torch.tensor([token_of[code] for code in range(len(vectors))])
     half = [0.5] * 3

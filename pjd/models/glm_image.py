@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GlmImageConfig, GlmImageForConditionalGeneration
 
-from pjd.decoder.cache import SlotCache
+from pjd.decoder.cache import KeyValueCache
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
 from pjd.models.catalogue import GLM_IMAGE_SAMPLING as SAMPLING
@@ -99,7 +99,7 @@ class GlmImage(DecoderModel):
         return torch.where(raster[..., None] < 0, last, start + places)
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Logits of the code after each input; positions int64 [batch, length, 3]."""
         return super().forward(x, positions.permute(2, 0, 1), mask, cache)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ImageGPTConfig
 
-from pjd.decoder.cache import LayerCache, SlotCache
+from pjd.decoder.cache import KeyValueCache, LayerCache
 from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import Prompt
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         self.block = run_module
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Hidden states [batch, length, dim]; see :class:`pjd.decoder.model.ImageModel`."""
         # The image's last token would have one position more than there are; nothing follows it.
@@ -148,17 +148,17 @@ class ImageGPTModel(BlockModel):
     ) -> None:
         """Put the parts together, in evaluation mode."""
         side = math.isqrt(config.n_positions)
-        heads = (config.n_layer, config.n_head, config.n_embd // config.n_head)
+        cache_shape = (config.n_layer, config.n_head, config.n_embd // config.n_head)
         transformer, head = parameters.transformer, parameters.lm_head.requires_grad_(False)
         table, grid = transformer.wte, Grid(side, side)
-        super().__init__(name, transformer, table, head, heads, grid, IMAGEGPT_SAMPLING)
+        super().__init__(name, transformer, table, head, cache_shape, grid, IMAGEGPT_SAMPLING)
         # A colour has a length of its own; with a 1 behind it, near directions are near colours.
         self.codebook = F.normalize(F.pad(colours, (0, 1), value=1.0), dim=-1)
         self.colours = (127.5 * (colours + 1)).round().clamp(0, 255).to(torch.uint8)
 
     def to(self, device: torch.device | str) -> "ImageGPTModel":
         """Move the model; returns itself."""
-        for module in (self.transformer, self.output):
+        for module in (self.transformer, self.head):
             module.to(device)
         self.codebook, self.colours = self.codebook.to(device), self.colours.to(device)
         return self

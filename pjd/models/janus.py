@@ -16,7 +16,7 @@ from pjd.decoder.grid import Grid
 from pjd.errors import ParameterError
 from pjd.models.catalogue import JANUS_SAMPLING as SAMPLING
 from pjd.models.checkpoint import cast, read, require
-from pjd.models.dispatched import weights_of
+from pjd.models.dispatched import parameters_of
 from pjd.models.files import read_json
 from pjd.models.pixels import truncate
 from pjd.models.transformers_checkpoint import (
@@ -77,7 +77,7 @@ def assemble(
     """
     inner = language.model
     rows, columns = inner.vqmodel.quantize.quant_state_dims
-    vectors = weights_of(inner.vqmodel.quantize.embedding)["weight"]
+    vectors = parameters_of(inner.vqmodel.quantize.embedding)["weight"]
     return DecoderModel(
         name=name,
         backbone=inner.language_model,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pjd.decoder.cache import LayerCache, SlotCache
+from pjd.decoder.cache import KeyValueCache, LayerCache
 from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.mask import causal
@@ -235,7 +235,7 @@ class LlamaGen(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Run the blocks.
 
@@ -295,10 +295,10 @@ class LlamaGenModel(BlockModel):
     def __init__(self, name: str, transformer: LlamaGen, sampling: dict[str, float | int]) -> None:
         """Hold the transformer, in evaluation mode."""
         config = transformer.config
-        heads = (config.layers, config.heads, config.dim // config.heads)
-        embedding, output = transformer.tok_embeddings, transformer.output
+        cache_shape = (config.layers, config.heads, config.dim // config.heads)
+        embedding, head = transformer.tok_embeddings, transformer.output
         grid = Grid(config.grid, config.grid)
-        super().__init__(name, transformer, embedding, output, heads, grid, sampling)
+        super().__init__(name, transformer, embedding, head, cache_shape, grid, sampling)
 
     def prefix(self, condition: Tensor, mask: Tensor, guided: bool) -> Prompt:
         """Embed conditions and, if ``guided``, as many unconditional ones.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from pjd.decoder.cache import LayerCache, SlotCache, SplitCache
+from pjd.decoder.cache import KeyValueCache, LayerCache, SlotCache, SplitCache
 from pjd.decoder.compiled import run_module
 from pjd.decoder.grid import Grid
 from pjd.decoder.model import ModelDefaults, Prompt
 from pjd.errors import ParameterError
 from pjd.models.attention import fastest
-from pjd.models.dispatched import Spread, is_dispatched, weights_of
+from pjd.models.dispatched import Spread, is_dispatched, parameters_of
 from pjd.models.transformers_attention import FEW_QUERIES
 
 
@@ -63,7 +63,7 @@ def code_head(head: nn.Linear, tokens: Tensor) -> nn.Linear:
         tokens: int64 [vocabulary], the token of each code.
     """
     part = nn.Linear(head.in_features, len(tokens), bias=head.bias is not None, device="meta")
-    for name, weight in weights_of(head).items():
+    for name, weight in parameters_of(head).items():
         setattr(part, name, nn.Parameter(weight[tokens]))
     return part
 
@@ -223,7 +223,7 @@ class DecoderModel(ModelDefaults):
             share(layer, index, run)
         self.run_head = compiled(run_module)
 
-    def cache(self, batch: int, slots: int) -> SlotCache:
+    def cache(self, batch: int, slots: int) -> SlotCache | SplitCache:
         """Allocate a slot cache of the backbone's shape and dtype, each layer on its device."""
         config = self.backbone.config
         head_dim = getattr(config, "head_dim", None)
@@ -242,7 +242,7 @@ class DecoderModel(ModelDefaults):
         return self.embedding(self.tokens[tokens]).to(self.device)
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache | None = None
+        self, x: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Logits of the code after each input.
 
@@ -258,7 +258,9 @@ class DecoderModel(ModelDefaults):
         if cache is not None:
             slots = DecoderCache([cache.layer(index) for index in range(config.num_hidden_layers)])
         compiled = self.run_head is not run_module
-        attend = fastest(cache, config.num_attention_heads, x.shape[1], mask, compiled)
+        # A kernel is chosen for all layers at once, which must be on one device.
+        on_one_device = cache if self.spread is None else None
+        attend = fastest(on_one_device, config.num_attention_heads, x.shape[1], mask, compiled)
         with nullcontext() if self.spread is None else self.spread.inputs_moved_once():
             hidden = self.backbone(
                 inputs_embeds=x,

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from pjd.api import Result
@@ -26,18 +28,15 @@ def course(result: Result, image: int, grid: Grid) -> tuple[np.ndarray, np.ndarr
     Returns:
         Two bool arrays [steps, R, C]: committed, draft.
     """
-    committed = result.trace.committed[:, image].numpy().astype(int)
+    steps = int(result.trace.steps[image])
+    committed = result.trace.committed[:, image].long()
     # The drafts that are tested in the next iteration are those that are held now.
-    drafted = result.trace.drafted[1:, image].numpy().astype(int)
-    drafted = np.concatenate([drafted, np.zeros_like(drafted[:1])])
-    column = np.arange(result.trace.columns)
+    drafted = F.pad(result.trace.drafted[1:, image].long(), (0, 0, 0, 1))
+    column = torch.arange(result.trace.columns)
     done = column < committed[..., None]
     held = (column < (committed + drafted)[..., None]) & ~done
-    steps = int(result.trace.steps[image])
-    # The raster layout has positions of forced row-end tokens, which are not drawn.
-    shape = (len(done), grid.rows, -1)
-    done, held = (part.reshape(shape)[:steps, :, : grid.columns] for part in (done, held))
-    return done, held
+    done, held = (grid.without_row_ends(part[:steps]) for part in (done, held))
+    return done.numpy(), held.numpy()
 
 
 def draw_frame(

@@ -1,15 +1,12 @@
 """Audit a decoded run: `pjd audit`, and the table of the report."""
 
-import json
-
 import torch
 
 from pjd.decoder.config import DecodeConfig
 from pjd.errors import check_integer
 from pjd.measure.audit import audit, check_noise
 from pjd.models.registry import check_dtype, load
-from pjd.paths import ROOT
-from pjd.pipeline.files import read_table
+from pjd.pipeline.files import read_run
 from pjd.pipeline.runs import column_tensor, run_folder
 
 
@@ -38,16 +35,11 @@ def audit_run(
     if images is not None:
         check_integer("images", images, 1)
     check_dtype(dtype)
-    decoded = run_folder(run) / "decode"
-    if not (decoded / "run.json").exists():
-        raise FileNotFoundError(
-            f"no run {decoded.relative_to(ROOT)}: `dvc pull` or `dvc repro decode@{run}`"
-        )
-    stamp = json.loads((decoded / "run.json").read_text())
-    config = DecodeConfig(**stamp["config"])
+    decoded = read_run(run_folder(run))
+    config = DecodeConfig(**decoded.config)
     check_noise(config)
-    table = read_table(decoded / "images.parquet")[:images]
+    table = decoded.images[:images]
     seeds = config.seed + torch.arange(len(table))
-    model = load(stamp["model"], device, dtype or stamp["dtype"])
+    model = load(decoded.model, device, dtype or decoded.dtype)
     tokens = column_tensor(table.tokens)
     return audit(model, list(table.prompt), tokens, seeds, config, batch_size).summary()

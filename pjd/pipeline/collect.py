@@ -8,7 +8,7 @@ import pandas as pd
 
 from pjd.measure.fidelity import bootstrap
 from pjd.measure.retrieval import shares_found
-from pjd.pipeline.files import read_table
+from pjd.pipeline.files import read_run, read_table
 
 OPTIONS = ("method", "context", "window", "rows", "guidance", "top_k", "stand_in", "group_size")
 """Options of the decoder that the table has."""
@@ -44,22 +44,22 @@ def collect(runs: Path, planned: pd.DataFrame, baselines: dict[str, str]) -> pd.
 
 def measured(path: Path, baseline: Path) -> dict[str, object]:
     """What the table says of the run in ``path``, beside its baseline."""
-    stamp = json.loads((path / "decode" / "run.json").read_text())
-    decoded, trace, lag, depths = (
-        read_table(path / "decode" / f"{name}.parquet")
-        for name in ("images", "trace", "lag", "depths")
+    run = read_run(path)
+    decoded = run.images
+    trace, lag, depths = (
+        read_table(path / "decode" / f"{name}.parquet") for name in ("trace", "lag", "depths")
     )
     evaluated = read_table(path / "evaluate" / "images.parquet")
     distances = json.loads((path / "evaluate" / "distances.json").read_text())
     of_baseline = read_table(baseline / "evaluate" / "images.parquet")
-    baseline_steps = read_table(baseline / "decode" / "images.parquet").steps
+    baseline_steps = read_run(baseline).images.steps
     limited = max(1, trace.blocked.sum() + trace.rejected.sum())
     steps = bootstrap(decoded.steps)
     gap = bootstrap(evaluated.log_likelihood - of_baseline.log_likelihood)
     n_codes = len(decoded.tokens[0])
     return {
-        "model": stamp["model"],
-        **{option: stamp["config"][option] for option in OPTIONS},
+        "model": run.model,
+        **{option: run.config[option] for option in OPTIONS},
         "images": len(decoded),
         "codes": n_codes,
         "steps": steps.mean,

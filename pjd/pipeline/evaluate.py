@@ -1,6 +1,5 @@
 """Measure decoded runs, and the pictures and the AR run that they are compared with."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from pjd.measure.retrieval import LinearProbe, rank_of_own_caption, shares_found
 from pjd.models.emoji import EmojiModel
 from pjd.models.tokenizer import psnr
 from pjd.paths import BASELINES, DATA, RUNS
-from pjd.pipeline.files import folder, read_table, write_json
+from pjd.pipeline.files import folder, read_run, write_json
 from pjd.pipeline.prompts import SHARES
 from pjd.pipeline.runs import column_tensor
 from pjd.pipeline.settings import Setting
@@ -87,9 +86,9 @@ def evaluate(run: str, model: ImageModel, top_k: int, probe: Path, batch_size: i
         batch_size: images per forward pass.
     """
     path = RUNS / run
-    stamp = json.loads((path / "decode" / "run.json").read_text())
-    config, baseline = stamp["config"], BASELINES / stamp["setting"]
-    images = read_table(path / "decode" / "images.parquet")
+    saved = read_run(path)
+    assert saved.setting is not None, f"{run} belongs to no setting"
+    config, images, baseline = saved.config, saved.images, BASELINES / saved.setting
     tokens = column_tensor(images.tokens)
     nats, outside = log_likelihood(
         model,
@@ -192,8 +191,8 @@ def measure_baseline(setting: Setting, ar: str, model: ImageModel, probe: Path) 
         ParameterError: see :func:`described_pictures`.
         FileNotFoundError: see :func:`described_pictures`.
     """
-    images = read_table(RUNS / ar / "decode" / "images.parquet")
-    decoded = pixels(model, column_tensor(images.tokens))
+    saved = read_run(RUNS / ar)
+    decoded = pixels(model, column_tensor(saved.images.tokens))
     real: dict[str, object] = {}
     with folder(BASELINES / setting.name) as partial:
         np.save(partial / "ar.npy", half(features(decoded)))
@@ -204,8 +203,8 @@ def measure_baseline(setting: Setting, ar: str, model: ImageModel, probe: Path) 
             ranks = captions_found(own, list(setting.prompts.prompt), model, probe)
             real |= quality(own, own) | shares_found(ranks)
             if isinstance(model, EmojiModel):
-                config = json.loads((RUNS / ar / "decode" / "run.json").read_text())["config"]
-                real |= real_codes(setting.prompts, pictured, model, config["guidance"])
+                guidance = saved.config["guidance"]
+                real |= real_codes(setting.prompts, pictured, model, guidance)
     write_json(BASELINES / f"{setting.name}.json", real)
 
 

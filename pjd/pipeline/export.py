@@ -13,7 +13,7 @@ from pjd.api import pictures
 from pjd.errors import ParameterError, check_choice, check_integer
 from pjd.models.registry import load, weights_of
 from pjd.paths import replacing
-from pjd.pipeline.files import read_table
+from pjd.pipeline.files import read_run
 from pjd.pipeline.runs import column_tensor, run_folder
 
 LAYOUTS = {"flat": "images/{:05d}.png", "geneval": "{:05d}/samples/0000.png"}
@@ -55,13 +55,9 @@ def plan(run: str, layout: str = "flat") -> Export:
         ValueError: if a file of the run or of the model is damaged.
     """
     check_choice("layout", layout, tuple(LAYOUTS))
-    decoded = run_folder(run) / "decode"
-    if not (decoded / "run.json").exists():
-        raise FileNotFoundError(f"no run {decoded}: `dvc pull` or `dvc repro decode@{run}`")
-    stamp = json.loads((decoded / "run.json").read_text())
-    table = read_table(decoded / "images.parquet")
-    tokens = column_tensor(table.tokens)
-    origin = f"{weights_of(stamp['model'])} {stamp['dtype']}".encode()
+    decoded = read_run(run_folder(run))
+    table, tokens = decoded.images, column_tensor(decoded.images.tokens)
+    origin = f"{weights_of(decoded.model)} {decoded.dtype}".encode()
     told = table[[name for name in ("prompt", "group", "image_id") if name in table]]
     records = [
         {
@@ -69,12 +65,12 @@ def plan(run: str, layout: str = "flat") -> Export:
             **row,
             "run": run,
             "index": index,
-            "seed": stamp["config"]["seed"] + index,
+            "seed": decoded.config["seed"] + index,
             "digest": hashlib.sha256(origin + tokens[index].numpy().tobytes()).hexdigest()[:16],
         }
         for index, row in enumerate(told.to_dict("records"))
     ]
-    return Export(stamp["model"], stamp["dtype"], tokens, layout, records)
+    return Export(decoded.model, decoded.dtype, tokens, layout, records)
 
 
 def write(export: Export, folder: Path, device: str = "cpu", batch_size: int = 64) -> int:

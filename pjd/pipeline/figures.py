@@ -16,7 +16,7 @@ from pjd.decoder.methods import KNOBS, PRESETS
 from pjd.models.registry import resolve
 from pjd.paths import FIGURES, RESULTS, RUNS
 from pjd.pipeline.drawn import drawn_values
-from pjd.pipeline.files import folder, read_table
+from pjd.pipeline.files import folder, read_run, read_table
 from pjd.pipeline.params import parameters
 from pjd.pipeline.prompts import SHARES
 
@@ -123,7 +123,7 @@ def compared(model: "ImageModel", runs: list[str], chosen: list[int]) -> Figure:
     from pjd.api import pictures
     from pjd.pipeline.runs import column_tensor
 
-    tables = {run: read_table(RUNS / run / "decode" / "images.parquet") for run in runs}
+    tables = {run: read_run(RUNS / run).images for run in runs}
     first = tables[runs[0]]
     titles = [f"{first.prompt[i]}\n({first.group[i]})".replace(", ", "\n") for i in chosen]
     rows = {

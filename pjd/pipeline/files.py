@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: folders, JSON, tables."""
+"""Write files that appear whole or not at all; read tables and decoded runs."""
 
 import glob
 import json
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -55,3 +55,36 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run `dvc repro`") from error
+
+
+class Run(NamedTuple):
+    """A decoded run, as :func:`pjd.pipeline.runs.save` wrote it; docs/runs.md has every column.
+
+    Attributes:
+        setting: that it belongs to, if any.
+        model: that decoded it, see :func:`pjd.load`.
+        dtype: of the model's arithmetic.
+        config: all options of the decoder, by name.
+        images: one row per image.
+    """
+
+    setting: str | None
+    model: str
+    dtype: str
+    config: dict[str, Any]
+    images: pd.DataFrame
+
+
+def read_run(path: Path) -> Run:
+    """Read the run whose folder is ``path``.
+
+    Raises:
+        FileNotFoundError: if it has not been decoded.
+        ValueError: if a file of it is damaged.
+    """
+    decoded = path / "decode"
+    if not (decoded / "run.json").exists():
+        raise FileNotFoundError(f"no run {decoded}: `dvc pull` or `dvc repro decode@{path.name}`")
+    stamp = json.loads((decoded / "run.json").read_text())
+    images = read_table(decoded / "images.parquet")
+    return Run(stamp["setting"], stamp["model"], stamp["dtype"], stamp["config"], images)

@@ -12,7 +12,7 @@ from pjd.measure.published import clip_score, inception
 from pjd.measure.quality import inception_score, kernel_distance
 from pjd.paths import RUNS
 from pjd.pipeline.evaluate import deviation, pictures_of
-from pjd.pipeline.files import read_table
+from pjd.pipeline.files import read_run
 from pjd.pipeline.runs import column_tensor
 from pjd.pipeline.settings import Setting
 
@@ -42,7 +42,7 @@ def published_scores(
     """
     rows, real = [], None
     for run in runs:
-        table = read_table(RUNS / run / "decode" / "images.parquet")
+        table = read_run(RUNS / run).images
         decoded = pixels(model, column_tensor(table.tokens))
         row: dict[str, str] = {"run": run}
         if weights is not None:

@@ -12,7 +12,7 @@ import pandas as pd
 from pjd.emoji.corpus import SETS
 from pjd.paths import FIGURES, NOTEBOOKS, PROVENANCE, REPORTS, RESULTS, ROOT, RUNS
 from pjd.pipeline.expected import check_reproduction
-from pjd.pipeline.files import read_table
+from pjd.pipeline.files import read_run, read_table
 from pjd.pipeline.findings import findings
 from pjd.pipeline.params import parameters
 
@@ -110,8 +110,8 @@ def what_ran(runs: list[str]) -> str:
     """
     rows = {}
     for run in runs:
-        stamp = json.loads((RUNS / run / "decode" / "run.json").read_text())
-        rows[run] = {"model": stamp["model"], "dtype": stamp["dtype"], **stamp["config"]}
+        decoded = read_run(RUNS / run)
+        rows[run] = {"model": decoded.model, "dtype": decoded.dtype, **decoded.config}
     text = pd.DataFrame(rows).T.astype(str)
     is_shared = text.nunique() == 1
     shared = text.loc[:, is_shared].iloc[0].to_dict()

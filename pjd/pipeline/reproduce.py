@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TextIO
 from pjd.paths import REPORTS, ROOT, RUNS
 from pjd.pipeline.clock import Clock
 from pjd.pipeline.devices import listed_devices
-from pjd.pipeline.files import read_table, write_json
+from pjd.pipeline.files import read_run, write_json
 from pjd.pipeline.lock import restore
 from pjd.pipeline.notebook import THREADS
 from pjd.pipeline.params import parameters
@@ -206,7 +206,7 @@ def draw_first_pictures(runs: list[str]) -> None:
 
     style()
     setting = parameters()["settings"][parameters()["runs"][runs[0]]["setting"]]
-    first = read_table(RUNS / runs[0] / "decode" / "images.parquet")
+    first = read_run(RUNS / runs[0]).images
     figure = compared(load(setting["model"]), runs, first_of_groups(first, 8))
     FIRST_PICTURES.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIRST_PICTURES, bbox_inches="tight")

@@ -97,11 +97,8 @@ def save(
         ParameterError: see :func:`run_folder`; or if the model has several grids.
     """
     check_one_grid(model, "a saved run")
-    grid = model.grid
-    # The raster layout has positions for forced row-end tokens too.
     accepted, rejected = (
-        part.unflatten(1, (grid.rows, -1))[..., : grid.columns].flatten(1)
-        for part in result.trace.tested
+        model.grid.without_row_ends(part).flatten(1) for part in result.trace.tested
     )
     with folder(run_folder(run) / "decode") as partial:
         images = table.assign(

@@ -11,7 +11,7 @@ from pjd.errors import ParameterError, shown
 from pjd.measure.fidelity import bootstrap
 from pjd.paths import RUNS
 from pjd.pipeline.figures import other_seeds, with_interval
-from pjd.pipeline.files import read_table
+from pjd.pipeline.files import read_run
 from pjd.pipeline.params import parameters
 
 COLUMNS = ["index", "score"]
@@ -140,10 +140,7 @@ def against(paths: dict[str, Path], run: str, baseline: str) -> dict[str, float]
     if baseline not in paths:
         missing = paths[run].with_name(f"{baseline}.csv")
         raise refusal(missing, "is not there: the differences to AR need it")
-    prompts, wanted = (
-        list(read_table(RUNS / name / "decode" / "images.parquet").prompt)
-        for name in (run, baseline)
-    )
+    prompts, wanted = (list(read_run(RUNS / name).images.prompt) for name in (run, baseline))
     if prompts != wanted:
         raise refusal(paths[run], f"the prompts of {run} are not those of {baseline}")
     own, of_ar = (read_scores(paths[name], len(prompts)) for name in (run, baseline))
