@@ -163,13 +163,14 @@ def knob(method: str) -> str:
     return KNOBS[PRESETS[method].knob or "context"]
 
 
-def label(run: str) -> str:
+def label(run: str, with_knob: bool = True) -> str:
     """What a reader calls a run of params.yaml, by its options: "PJD c=4", "AR, other seeds"."""
     options = dict(parameters()["runs"][run]["options"])
-    preset = PRESETS[options.pop("method")]
-    text = preset.title
-    if preset.knob is not None and preset.knob in options:
-        text += f" {KNOBS[preset.knob]}={options.pop(preset.knob)}"
+    method = options.pop("method")
+    preset = PRESETS[method]
+    text, value = preset.title, options.pop(preset.knob, None)
+    if with_knob and value is not None:
+        text += f" {knob(method)}={value}"
     more = ["other seeds"] if options.pop("seed", 0) else []
     more += [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
     return ", ".join([text, *more])
@@ -205,19 +206,16 @@ def noise(setting: str) -> float:
 def sweep(setting: str, also: list[str] | tuple[str, ...] = ()) -> pd.DataFrame:
     """Runs of a setting that change nothing but their method's knob, and those named in ``also``.
 
-    Rows of the table of all runs, AR left out, with the ``knob``'s value and its ``letter``.
+    Rows of the table of all runs, with the ``knob``, its ``letter``, and the ``decoder``'s label.
     """
-    table, planned = results(), parameters()["runs"]
-    knobs = {name: preset.knob for name, preset in PRESETS.items() if preset.knob is not None}
-    plain = [
-        run
-        for run, method in zip(table.run, table.method, strict=True)
-        if run in also
-        or (method in knobs and set(planned[run]["options"]) <= {"method", knobs[method]})
-    ]
-    chosen = table.loc[plain][table.loc[plain].setting == setting]
-    values = [row[knobs[row["method"]]] for row in chosen.to_dict("records")]
-    return chosen.assign(knob=values, letter=[knob(method) for method in chosen.method])
+    table, planned, shown = results(), parameters()["runs"], {}
+    for run in table.index[table.setting == setting]:
+        options = planned[run]["options"]
+        name, letter = PRESETS[options["method"]].knob, knob(options["method"])
+        if run in also or (name is not None and set(options) <= {"method", name}):
+            shown[run] = (table.loc[run, name], letter, label(run, with_knob=False))
+    columns = ["knob", "letter", "decoder"]
+    return table.join(pd.DataFrame.from_dict(shown, "index", columns=columns), how="inner")
 
 
 def with_interval(table: pd.DataFrame, column: str, form: str) -> list[str]:
