@@ -27,15 +27,13 @@ from pjd.pipeline.runs import provenance
 RESULTS = Path(__file__).parent / "results" / "excess.json"
 
 CHOSEN = [
+    "ar",
+    "mc-sjd-64-above-lenient",
+    "pjd-4",
     "emoji-128-ar",
-    "emoji-128-ar-repeat",
     "emoji-128-mc-sjd-128-above",
     "emoji-128-mc-sjd-128-above-lenient",
-    "emoji-128-pjd-staircase-4",
     "emoji-128-pjd-8",
-    "emoji-128-pjd-4",
-    "emoji-128-pjd-plus-8",
-    "emoji-128-pjd-plus-4",
 ]
 """What docs/tried.md tells of."""
 

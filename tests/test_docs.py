@@ -262,6 +262,8 @@ LARGER = {
     "MC-SJD, W = 32 (exact)": "mc-sjd-32",
     "MC-SJD, W = 64 (exact)": "mc-sjd-64",
     "MC-SJD, W = 64, first drafts from above (exact)": "mc-sjd-64-above",
+    "MC-SJD, W = 128, first drafts from above (exact)": "mc-sjd-128-above",
+    "the same, with a lenient test": "mc-sjd-128-above-lenient",
     "PJD, c = 8": "pjd-8",
     "PJD, c = 4": "pjd-4",
     "PJD-staircase, c = 8": "pjd-staircase-8",
@@ -284,6 +286,24 @@ def test_the_readmes_numbers_of_the_larger_grid_are_the_expected_ones():
         check_cell(gap, run, "gap")
         assert is_rounded(compression.strip("×"), ratio("emoji-128-ar", run)), label
         assert is_rounded(fed_per_step, fed[run]), label
+
+
+def test_the_lenient_runs_are_those_that_were_measured():
+    found = pd.read_csv(ROOT / "docs/results/runs.csv").set_index("run")
+    cells = r" \| `(.+)` \| (.+) \| (.+) \| (.+)× \| (.+) \| (.+) \[(.+), (.+)\] \|"
+    rows = re.findall(rf"^\| \d+×\d+{cells}$", page("docs/tried.md"), flags=re.MULTILINE)
+    assert len(rows) == 3
+    columns = ["images", "steps", "compression", "tokens_per_step", "gap", "gap_low", "gap_high"]
+    for run, *written in rows:
+        for text, number in zip(written, found.loc[run, columns], strict=True):
+            assert is_rounded(text, number), (run, text)
+    recorded = json.loads((ROOT / "benchmarks/results/excess.json").read_text())["cases"]
+    by_run = {case["run"]: case["excess"] for case in recorded}
+    told = re.search(r"the excess is (.+), AR's own (.+) \(`python", page("docs/tried.md"))
+    runs = ("emoji-128-mc-sjd-128-above-lenient", "emoji-128-ar")
+    for text, run in zip(told.groups(), runs, strict=True):
+        for one, number in zip(re.findall(NUMBER, text), by_run[run], strict=True):
+            assert is_rounded(one, number), (run, text)
 
 
 CONTROL = "shuffled"
