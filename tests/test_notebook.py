@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 import pjd
 from pjd.errors import ParameterError
@@ -198,6 +200,29 @@ def test_a_file_that_is_no_notebook_is_refused(name, tmp_path):
     with pytest.raises(NotebookError, match=f"{name} is no notebook") as raised:
         run_notebook(ROOT / name, tmp_path / "x.html", {})
     assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", ["print(6 * 7)", "print(6 * 7); raise ValueError('no')"])
+def test_no_notebook_is_written_or_removed_and_the_page_is_left(tmp_path, source):
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}}
+    notebook, other = tmp_path / "x.ipynb", tmp_path / "y.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), notebook)
+    other.write_text("mine")
+    whole = notebook.read_bytes()
+    for html in (tmp_path / "x.html", tmp_path / "y.html"):
+        if "raise" in source:
+            with pytest.raises(NotebookError, match="ValueError: no"):
+                run_notebook(notebook, html, {})
+        else:
+            run_notebook(notebook, html, {})
+        assert "42" in html.read_text()
+    assert notebook.read_bytes() == whole and other.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"x.ipynb", "x.html", "y.ipynb", "y.html"}
+
+
+def test_a_notebook_is_not_kept_in_the_place_of_one():
+    with pytest.raises(NotebookError, match=r"03_decode\.ipynb must end in \.html"):
+        run_notebook(DECODE, DECODE, {})
 
 
 @pytest.mark.parametrize("parameters", [["--threads", "0"], ["--run", "../../x"]])
