@@ -42,7 +42,8 @@ def check_decode(**parameters: object) -> None:
     names |= {"prompts": "mine.txt", "images": 1, "model": "x", **parameters}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pjd, "load", load, raising=False)
-        patch.setattr(runs, "resolve", lambda name: None)
+        patch.setattr(runs, "resolve", lambda name: ROOT / name)
+        patch.setattr(runs, "weights_of", lambda name: "0123")
         patch.setattr("pjd.models.registry.default_sampling", lambda name: {})
         patch.setattr("pjd.models.registry.columns_of", lambda name: 6)
         # The threads of this process are those of all other tests.

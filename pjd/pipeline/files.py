@@ -63,6 +63,7 @@ class Run(NamedTuple):
     Attributes:
         setting: that it belongs to, if any.
         model: that decoded it, see :func:`pjd.load`.
+        weights: digest of that model's files; None: an older run, which does not know it.
         dtype: of the model's arithmetic.
         config: all options of the decoder, by name.
         images: one row per image.
@@ -70,6 +71,7 @@ class Run(NamedTuple):
 
     setting: str | None
     model: str
+    weights: str | None
     dtype: str
     config: dict[str, Any]
     images: pd.DataFrame
@@ -87,4 +89,5 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"no run {decoded}: `dvc pull` or `dvc repro decode@{path.name}`")
     stamp = json.loads((decoded / "run.json").read_text())
     images = read_table(decoded / "images.parquet")
-    return Run(stamp["setting"], stamp["model"], stamp["dtype"], stamp["config"], images)
+    origin = stamp["setting"], stamp["model"], stamp.get("weights"), stamp["dtype"]
+    return Run(*origin, stamp["config"], images)

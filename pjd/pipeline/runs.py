@@ -13,12 +13,21 @@ import pandas as pd
 import torch
 
 from pjd.api import Result
+from pjd.decoder.config import DecodeConfig
 from pjd.decoder.grids import check_one_grid, several_grids
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError, check_choice, check_integer, check_text
-from pjd.models.registry import DEVICES, check_dtype, choose_device, official, resolve
-from pjd.paths import PROVENANCE, ROOT, RUNS
-from pjd.pipeline.files import folder, write_json
+from pjd.models.registry import (
+    DEVICES,
+    check_dtype,
+    choose_device,
+    default_dtype,
+    official,
+    resolve,
+    weights_of,
+)
+from pjd.paths import PROVENANCE, ROOT, RUNS, WEIGHTS
+from pjd.pipeline.files import Run, folder, write_json
 
 RUN = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)
 """A name of a run: one folder, which stays below ``runs/`` and can be written anywhere."""
@@ -77,8 +86,73 @@ def provenance(**more: Any) -> dict[str, Any]:
     }
 
 
+def lasting_name(model: str) -> str:
+    """What :func:`pjd.load` finds a model by, from any folder and at any time.
+
+    Args:
+        model: see :func:`pjd.models.registry.resolve`.
+
+    Returns:
+        Its name, if it is a folder of ``weights/``; else the absolute path of its folder.
+
+    Raises:
+        ParameterError: if there is no such model.
+    """
+    found = resolve(model)
+    registered = WEIGHTS / found.name
+    if registered.exists() and registered.samefile(found):
+        return found.name
+    return str(found.absolute())
+
+
+def stamp_of(
+    setting: str | None, model: str, dtype: str | None, config: DecodeConfig
+) -> dict[str, Any]:
+    """What ``run.json`` says of a run, before its model is loaded; docs/runs.md has every key.
+
+    Args:
+        setting: the setting that it belongs to, if any.
+        model: see :func:`pjd.models.registry.resolve`.
+        dtype: that is asked for; None: the model's own.
+        config: the method and its options.
+
+    Raises:
+        ParameterError: if there is no such model.
+        ValueError: if a file of the model is damaged.
+    """
+    return {
+        "setting": setting,
+        "model": lasting_name(model),
+        "weights": weights_of(model),
+        "dtype": dtype or default_dtype(model),
+        "config": config.as_dict(),
+    }
+
+
+def check_weights(run: str, decoded: Run) -> str:
+    """The digest of the weights that a run's model has here, before they are loaded.
+
+    Args:
+        run: its name, for the error.
+        decoded: from :func:`pjd.pipeline.files.read_run`. An older run does not know its weights:
+            those that are here are taken.
+
+    Raises:
+        ParameterError: if the run was decoded with other weights, or its model is not here.
+        ValueError: if a file of the model is damaged.
+    """
+    here = weights_of(decoded.model)
+    if decoded.weights not in (None, here):
+        allowed = (
+            f"was decoded with the weights {decoded.weights} of {decoded.model}, and those in "
+            f"{resolve(decoded.model)} are {here}: put the former there, or decode the run again"
+        )
+        raise ParameterError("run", run, allowed)
+    return here
+
+
 def save(
-    run: str, setting: str | None, result: Result, table: pd.DataFrame, model: ImageModel
+    run: str, stamp: dict[str, Any], result: Result, table: pd.DataFrame, model: ImageModel
 ) -> None:
     """Write a decoded run; docs/runs.md has every column.
 
@@ -88,7 +162,7 @@ def save(
 
     Args:
         run: its name, see :func:`run_folder`.
-        setting: the setting that it belongs to, if any.
+        stamp: from :func:`stamp_of`.
         result: from :func:`pjd.generate`.
         table: prompts and their groups, one row per image.
         model: the model that decoded it.
@@ -117,9 +191,7 @@ def save(
         lags = pd.DataFrame({"lag": np.arange(len(counts)), "codes": counts.numpy()})
         lags.to_parquet(partial / "lag.parquet", index=False)
         result.trace.depths.to_parquet(partial / "depths.parquet", index=False)
-        content = {"setting": setting, "model": model.name, "config": result.config.as_dict()}
-        content["dtype"] = str(model.dtype).removeprefix("torch.")
-        write_json(partial / "run.json", content)
+        write_json(partial / "run.json", stamp)
     seconds, per_image = result.seconds, result.seconds / len(table)
     write_json(PROVENANCE / f"{run}.json", provenance(seconds=seconds, seconds_per_image=per_image))
 
