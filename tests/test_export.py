@@ -236,3 +236,30 @@ def test_the_command_says_what_it_made(result, tmp_path, monkeypatch, capsys):
             cli.main()
         assert stopped.value.code == 0
         assert f"3 pictures, {made} of them made now" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_replaced_by_the_same_alone(result):
+    table, stamp = pd.DataFrame({"prompt": PROMPTS}), tiny_stamp(result)
+    evaluated = runs.run_folder("tiny") / "evaluate"
+    evaluated.mkdir()
+    runs.check_same("new", stamp, table)
+    runs.check_same("tiny", stamp, table)
+    other = {**stamp["config"], "seed": 8}
+    for now, prompts, said in (
+        ({"config": other}, PROMPTS, r"something else \(seed 7, not 8\): give another name"),
+        ({"model": "copy", "weights": "4567"}, PROMPTS, "model tiny, not copy; weights 0123, not"),
+        ({"setting": "emoji-64"}, PROMPTS, "setting None, not emoji-64"),
+        ({}, PROMPTS[:2], r"\(images 3, not 2\)"),
+        ({}, PROMPTS[::-1], r"\(other prompts\)"),
+    ):
+        with pytest.raises(ParameterError, match=said):
+            runs.check_same("tiny", stamp | now, pd.DataFrame({"prompt": prompts}))
+    assert evaluated.exists()
+    # What was measured on the codes before is out of date.
+    decode("tiny", 7)
+    assert not evaluated.exists() and read_run(evaluated.parent).images.prompt.tolist() == PROMPTS
+    # An older run does not know its weights; one that lacks a file is not finished.
+    decode("old", 7, weights=None)
+    runs.check_same("old", stamp, table)
+    (runs.run_folder("tiny") / "decode" / "images.parquet").unlink()
+    runs.check_same("tiny", stamp | {"model": "copy"}, table)

@@ -98,6 +98,15 @@ def test_the_decode_notebook_takes_what_is_allowed(prompts, parameters):
         check_decode(**parameters)
 
 
+def test_the_decode_notebook_overwrites_no_other_run(prompts, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runs, "check_same", lambda *given: seen.append(given))
+    with pytest.raises(LoadedError):
+        check_decode(run="mine", context=8)
+    ((run, stamp, table),) = seen
+    assert run == "mine" and stamp["config"]["context"] == 8 and table.prompt.tolist() == ["cat"]
+
+
 @pytest.mark.parametrize("name", ["trial", "pjd-4", "ar_64.b", "0"])
 def test_a_run_is_a_folder_below_runs(name):
     assert run_folder(name) == RUNS / name

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from pjd.models.registry import (
     weights_of,
 )
 from pjd.paths import PROVENANCE, ROOT, RUNS, WEIGHTS
-from pjd.pipeline.files import Run, folder, write_json
+from pjd.pipeline.files import Run, folder, read_run, write_json
 
 RUN = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)
 """A name of a run: one folder, which stays below ``runs/`` and can be written anywhere."""
@@ -129,6 +130,42 @@ def stamp_of(
     }
 
 
+def check_same(run: str, stamp: dict[str, Any], table: pd.DataFrame) -> None:
+    """Before a model is loaded: no finished run of anything else is overwritten.
+
+    The same run may be decoded again. DVC removes what a stage wrote before it runs it anew.
+
+    Args:
+        run: its name.
+        stamp: from :func:`stamp_of`.
+        table: prompts, one row per image.
+
+    Raises:
+        ParameterError: naming what differs from the run of that name.
+        ValueError: if a file of that run is damaged.
+    """
+    path = run_folder(run)
+    # Without these two it is not finished, or was taken away.
+    if not all((path / "decode" / file).exists() for file in ("run.json", "images.parquet")):
+        return
+    before = read_run(path)
+    origin = {"setting": before.setting, "model": before.model, "dtype": before.dtype}
+    # An older run does not know its weights.
+    origin["weights"] = before.weights or stamp["weights"]
+    there = {**origin, **before.config, "images": len(before.images)}
+    here = {**{key: stamp[key] for key in origin}, **stamp["config"], "images": len(table)}
+    different = [
+        f"{key} {there.get(key)}, not {here.get(key)}"
+        for key in there | here
+        if there.get(key) != here.get(key)
+    ]
+    if there["images"] == here["images"] and list(before.images.prompt) != list(table.prompt):
+        different.append("other prompts")
+    if different:
+        allowed = f"{path} has a finished run of something else ({'; '.join(different)}): "
+        raise ParameterError("run", run, allowed + "give another name, or remove that folder")
+
+
 def check_weights(run: str, decoded: Run) -> str:
     """The digest of the weights that a run's model has here, before they are loaded.
 
@@ -158,7 +195,7 @@ def save(
 
     ``images.parquet``, ``trace.parquet``, ``depths.parquet``, ``lag.parquet``, ``run.json``: the
     same bytes whenever the same tokens are drawn. What differs then, such as the machine and the
-    seconds, goes to ``provenance/``.
+    seconds, goes to ``provenance/``. What was measured on an earlier decode of that name goes.
 
     Args:
         run: its name, see :func:`run_folder`.
@@ -192,6 +229,8 @@ def save(
         lags.to_parquet(partial / "lag.parquet", index=False)
         result.trace.depths.to_parquet(partial / "depths.parquet", index=False)
         write_json(partial / "run.json", stamp)
+        # Before the codes that it was measured on are replaced: no kill leaves it beside others.
+        shutil.rmtree(run_folder(run) / "evaluate", ignore_errors=True)
     seconds, per_image = result.seconds, result.seconds / len(table)
     write_json(PROVENANCE / f"{run}.json", provenance(seconds=seconds, seconds_per_image=per_image))
 
