@@ -88,10 +88,10 @@ def lay_over(profile: Path, parameters: Path) -> list[str]:
 
 
 def planned() -> pd.DataFrame:
-    """The runs of params.yaml: by name, their ``group`` and ``setting``."""
+    """The runs of params.yaml: by name, their ``group``, ``setting`` and ``options``."""
     runs = parameters()["runs"]
     table = pd.DataFrame.from_dict(runs, orient="index")
-    return table[["group", "setting"]].rename_axis("run")
+    return table[["group", "setting", "options"]].rename_axis("run")
 
 
 def shipped(lock: Path = ROOT / "dvc.lock") -> list[str]:
