@@ -251,6 +251,25 @@ def test_notebooks_that_run_side_by_side_take_one_thread_each(monkeypatch):
     monkeypatch.setenv(THREADS, "1")
     assert limit_threads({"threads": 2, "seed": 7}) == {"threads": 1, "seed": 7}
     assert limit_threads({"seed": 7}) == {"seed": 7}
+    monkeypatch.setenv(THREADS, "")
+    assert limit_threads({"threads": 2}) == {"threads": 2}
+
+
+@pytest.mark.parametrize("threads", ["abc", "0", "-1", "1.5", "²"])
+def test_a_limit_that_is_no_number_of_threads_is_one_line(monkeypatch, tmp_path, capsys, threads):
+    monkeypatch.setenv(THREADS, threads)
+    assert main([str(DECODE), str(tmp_path / "x.html"), "--threads", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line
+        == f"pjd: {THREADS} = {threads!r}: must be a number of threads, such as 1, or not be set"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_threads_that_are_no_number_are_left_to_the_notebook(monkeypatch):
+    monkeypatch.setenv(THREADS, "1")
+    assert limit_threads({"threads": "two"}) == {"threads": "two"}
 
 
 def test_the_slowest_import_is_left_out():

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -170,11 +171,20 @@ def read_words(words: list[str], notebook: Path) -> dict[str, Any]:
 
 
 def limit_threads(parameters: dict[str, Any]) -> dict[str, Any]:
-    """``parameters`` with at most as many ``threads`` as :data:`THREADS` says, where it is set."""
-    most = os.environ.get(THREADS)
-    if most is None or "threads" not in parameters:
+    """``parameters`` with at most as many ``threads`` as :data:`THREADS` says, where it is set.
+
+    Raises:
+        ParameterError: if something else than a number of threads stands there.
+    """
+    text = os.environ.get(THREADS)
+    if not text:
         return parameters
-    return {**parameters, "threads": min(int(most), parameters["threads"])}
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise ParameterError(THREADS, text, "must be a number of threads, such as 1, or not be set")
+    # What is no number is refused by the notebook, as it is without a limit.
+    if not isinstance(parameters.get("threads"), int):
+        return parameters
+    return {**parameters, "threads": min(int(text), parameters["threads"])}
 
 
 def parameters_of(notebook: Path) -> dict[str, dict[str, str]]:
