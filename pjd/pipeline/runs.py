@@ -182,7 +182,8 @@ def check_weights(run: str, decoded: Run) -> str:
     if decoded.weights not in (None, here):
         allowed = (
             f"was decoded with the weights {decoded.weights} of {decoded.model}, and those in "
-            f"{resolve(decoded.model)} are {here}: put the former there, or decode the run again"
+            f"{resolve(decoded.model)} are {here}: put the former there, or "
+            "remove the run and decode it again"
         )
         raise ParameterError("run", run, allowed)
     return here
