@@ -32,11 +32,24 @@ def doctor() -> None:
 def profile(
     name: Annotated[str, typer.Argument(help="A file in profiles/: paper, smoke.")],
 ) -> None:
-    """Write a profile into params.yaml; `git checkout params.yaml` undoes it."""
-    from pjd.pipeline.params import lay_over
+    """Write a profile into params.yaml; `git checkout params.yaml` undoes it.
 
-    keys = lay_over(ROOT / "profiles" / f"{name}.yaml", ROOT / "params.yaml")
+    It is refused where params.yaml has edits that are not committed, such as another profile.
+    """
+    from pjd.pipeline.params import keep_edits, lay_over
+
+    parameters = ROOT / "params.yaml"
+    copy = keep_edits(parameters)
+    try:
+        keys = lay_over(ROOT / "profiles" / f"{name}.yaml", parameters)
+    except (ValueError, OSError):
+        # Nothing was replaced, so there is nothing to keep.
+        if copy is not None:
+            copy.unlink()
+        raise
     print(f"params.yaml has the profile {name} now: {', '.join(keys)}")
+    if copy is not None:
+        print(f"what it was is kept in {copy}, for git does not know it")
 
 
 def verify(

@@ -22,7 +22,7 @@ from pjd.paths import ROOT, WEIGHTS
 from pjd.pipeline import evaluate, runs
 from pjd.pipeline.collect import collect
 from pjd.pipeline.settings import Setting
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_stamp
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("custom_generate/*.md")])
 SOURCES = sorted(
@@ -109,12 +109,17 @@ def test_every_column_that_a_run_writes_is_explained(tmp_path, monkeypatch):
         probe
     )
     for method in ("ar", "pjd"):
-        runs.save(method, "tiny", pjd.generate(model, prompts, method), listed, model)
+        made = pjd.generate(model, prompts, method)
+        runs.save(method, tiny_stamp(made, "tiny"), made, listed, model)
     evaluate.measure_baseline(Setting("tiny", "tiny", {}, None, listed), "ar", model, probe)
     for method in ("ar", "pjd"):
         evaluate.evaluate(method, model, 3, probe)
-    planned = pd.DataFrame({"group": "main", "setting": "tiny"}, index=["ar", "pjd"])
-    collect(tmp_path, planned, {"tiny": "ar"}).to_parquet(tmp_path / "runs.parquet")
+    options = [{"method": "ar"}, {"method": "pjd"}]
+    planned = pd.DataFrame(
+        {"group": "main", "setting": "tiny", "options": options}, index=["ar", "pjd"]
+    )
+    settings = {"tiny": {"model": "tiny", "images": 2, "ar": "ar"}}
+    collect(tmp_path, planned, settings).to_parquet(tmp_path / "runs.parquet")
     words = re.findall(r"\w+", page("docs/runs.md"))
     for path in tmp_path.rglob("*.parquet"):
         assert set(pd.read_parquet(path).columns) <= set(words), path

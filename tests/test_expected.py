@@ -52,6 +52,15 @@ def test_other_images_or_models_are_not_compared():
             compare(measured, model, expected)
 
 
+def test_the_images_of_every_run_count():
+    expected = expectation(table().assign(images=[512, 128]), "emoji-64")
+    assert (
+        compare(table().assign(images=[512, 128]), "emoji-64", expected).verdict == "as expected"
+    ).all()
+    with pytest.raises(ValueError, match="128 images of the run pjd-4, which has 4 here: nothing"):
+        compare(table().assign(images=[512, 4]), "emoji-64", expected)
+
+
 def test_only_runs_that_a_claim_rests_on_are_compared(tmp_path):
     more = table().assign(run=["sjd-32", "pjd-rows-2"], group=["comparison", "rows"])
     other = table().assign(run=["emoji-96-ar", "emoji-96-sjd"], model="emoji-96", group="models")

@@ -7,13 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 import pjd
 from pjd import cli
+from pjd.decoder.methods import configure
 from pjd.errors import ParameterError
-from pjd.pipeline import export, runs
+from pjd.models import registry
+from pjd.pipeline import audit, export, runs
 from pjd.pipeline.files import read_run
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_stamp
 
 PROMPTS = ["cat", "red dog", "dog\nred"]
 
@@ -23,27 +26,69 @@ def result(tmp_path, monkeypatch):
     """A run `tiny` of three images, decoded by a tiny model, with seeds from 7."""
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(runs, "PROVENANCE", tmp_path / "provenance")
-    monkeypatch.setattr(export, "weights_of", lambda name: f"weights of {name}")
+    monkeypatch.setattr(runs, "weights_of", lambda name: "0123")
+    monkeypatch.setattr(runs, "resolve", lambda name: tmp_path / name)
     monkeypatch.setattr(export, "load", lambda *_: tiny_model())
     return decode("tiny", 7)
 
 
-def decode(name: str, seed: int, more: dict | None = None) -> pjd.Result:
+def decode(
+    name: str, seed: int, more: dict | None = None, weights: str | None = "0123"
+) -> pjd.Result:
     model = tiny_model()
     made = pjd.generate(model, PROMPTS, "pjd", seed=seed)
     table = pd.DataFrame({"prompt": PROMPTS, "group": ["a", "a", "b"], **(more or {})})
-    runs.save(name, None, made, table, model)
+    runs.save(name, tiny_stamp(made, weights=weights), made, table, model)
     return made
 
 
 def test_a_run_is_read_as_it_was_written(result):
     run = read_run(runs.run_folder("tiny"))
-    assert (run.setting, run.model, run.dtype) == (None, "tiny", "float32")
+    assert (run.setting, run.model, run.weights, run.dtype) == (None, "tiny", "0123", "float32")
     assert run.config == result.config.as_dict()
     assert run.images.prompt.tolist() == PROMPTS
     assert runs.column_tensor(run.images.tokens).equal(result.tokens)
     with pytest.raises(FileNotFoundError, match=r"no run .*absent/decode: .*decode@absent"):
         read_run(runs.run_folder("absent"))
+
+
+def test_other_weights_than_the_runs_are_refused_before_they_are_loaded(
+    result, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(runs, "weights_of", lambda name: "4567")
+    for module in (export, audit):
+        monkeypatch.setattr(module, "load", refuse)
+    made = pjd.generate(tiny_model(), PROMPTS, "jacobi")
+    table = pd.DataFrame({"prompt": PROMPTS, "group": "a"})
+    runs.save("noise", tiny_stamp(made), made, table, tiny_model())
+    for use in (export.plan, audit.audit_run):
+        with pytest.raises(ParameterError, match=r"run = 'noise': .*weights 0123 of tiny.*4567"):
+            use("noise")
+    # An older run does not know its weights.
+    decode("old", 7, weights=None)
+    assert read_run(runs.run_folder("old")).weights is None
+    assert len(export.plan("old").records) == 3
+
+
+def test_a_model_elsewhere_is_found_again_by_its_path(tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    for where in (weights / "mine", tmp_path / "copy" / "mine"):
+        where.mkdir(parents=True)
+        (where / "model.json").write_text(f'{{"sampling": {{}}, "at": "{where.parent.name}"}}')
+        save_file({}, where / "model.safetensors")
+    monkeypatch.setattr(runs, "WEIGHTS", weights)
+    monkeypatch.setattr(registry, "WEIGHTS", weights)
+    monkeypatch.chdir(tmp_path)
+    config = configure("ar")
+    here, path = runs.stamp_of(None, "mine", None, config), str(tmp_path / "copy" / "mine")
+    assert runs.stamp_of(None, "weights/mine", None, config) == here
+    assert (here["model"], here["dtype"]) == ("mine", "float32")
+    copy = runs.stamp_of(None, "copy/mine", None, config)
+    assert copy["model"] == path and registry.resolve(path) == tmp_path / "copy" / "mine"
+    assert copy["weights"] == registry.weights_of(path) != here["weights"]
 
 
 def lines(path) -> list[dict]:
@@ -151,7 +196,8 @@ def test_pictures_of_something_else_are_not_mixed(result, tmp_path, monkeypatch)
     planned = export.plan("tiny")
     decode("tiny", 7)
     assert export.write(export.plan("tiny"), out) == 0
-    monkeypatch.setattr(export, "weights_of", lambda name: "other weights")
+    monkeypatch.setattr(runs, "weights_of", lambda name: "4567")
+    decode("tiny", 7, weights="4567")
     with pytest.raises(ParameterError, match="decoded anew"):
         export.write(export.plan("tiny"), out)
     other.mkdir()
@@ -190,3 +236,30 @@ def test_the_command_says_what_it_made(result, tmp_path, monkeypatch, capsys):
             cli.main()
         assert stopped.value.code == 0
         assert f"3 pictures, {made} of them made now" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_replaced_by_the_same_alone(result):
+    table, stamp = pd.DataFrame({"prompt": PROMPTS}), tiny_stamp(result)
+    evaluated = runs.run_folder("tiny") / "evaluate"
+    evaluated.mkdir()
+    runs.check_same("new", stamp, table)
+    runs.check_same("tiny", stamp, table)
+    other = {**stamp["config"], "seed": 8}
+    for now, prompts, said in (
+        ({"config": other}, PROMPTS, r"something else \(seed 7, not 8\): give another name"),
+        ({"model": "copy", "weights": "4567"}, PROMPTS, "model tiny, not copy; weights 0123, not"),
+        ({"setting": "emoji-64"}, PROMPTS, "setting None, not emoji-64"),
+        ({}, PROMPTS[:2], r"\(images 3, not 2\)"),
+        ({}, PROMPTS[::-1], r"\(other prompts\)"),
+    ):
+        with pytest.raises(ParameterError, match=said):
+            runs.check_same("tiny", stamp | now, pd.DataFrame({"prompt": prompts}))
+    assert evaluated.exists()
+    # What was measured on the codes before is out of date.
+    decode("tiny", 7)
+    assert not evaluated.exists() and read_run(evaluated.parent).images.prompt.tolist() == PROMPTS
+    # An older run does not know its weights; one that lacks a file is not finished.
+    decode("old", 7, weights=None)
+    runs.check_same("old", stamp, table)
+    (runs.run_folder("tiny") / "decode" / "images.parquet").unlink()
+    runs.check_same("tiny", stamp | {"model": "copy"}, table)

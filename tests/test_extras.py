@@ -20,7 +20,7 @@ from pjd.measure.fidelity import bootstrap
 from pjd.paths import ROOT
 from pjd.pipeline import export, runs, scores
 from pjd.pipeline.scores import compared
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_stamp
 
 SCORERS = sorted(path.parent.name for path in ROOT.glob("extras/*/score.py"))
 ROWS = pd.DataFrame({"run": ["ar", "ar-repeat", "pjd-4"], "setting": "emoji-64"})
@@ -45,13 +45,13 @@ def test_from_a_run_to_the_table(tmp_path, monkeypatch):
     for module in (runs, scores):
         monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(runs, "PROVENANCE", tmp_path / "provenance")
-    monkeypatch.setattr(export, "weights_of", lambda name: "")
+    monkeypatch.setattr(runs, "weights_of", lambda name: "0123")
     model, prompts = tiny_model(), ["cat", "dog", "red cat", "red dog", "red", "cat dog"]
     monkeypatch.setattr(export, "load", lambda *_: model)
     table, grey = pd.DataFrame({"prompt": prompts, "group": "file"}), {}
     for run, method, seed in (("ar", "ar", 0), ("ar-repeat", "ar", 100), ("pjd-4", "pjd", 0)):
         made = pjd.generate(model, prompts, method, seed=seed)
-        runs.save(run, "emoji-64", made, table, model)
+        runs.save(run, tiny_stamp(made, "emoji-64"), made, table, model)
         layout = "geneval" if run == "pjd-4" else "flat"
         export.write(export.plan(run, layout), tmp_path / run)
         out = tmp_path / "scores" / "brightness" / f"{run}.csv"

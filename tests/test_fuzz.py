@@ -21,6 +21,7 @@ from pjd.decoder.methods import PRESETS, configure
 from pjd.errors import ParameterError
 from pjd.models import registry
 from pjd.paths import ROOT
+from pjd.pipeline import runs
 from pjd.pipeline.notebook import NotebookError, read_words
 from tests.tiny import tiny_model
 
@@ -213,6 +214,8 @@ def notebook(monkeypatch):
 
     monkeypatch.setattr(pjd, "load", load)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    # Reading the files takes longer than all other checks.
+    monkeypatch.setattr(runs, "weights_of", lambda name: "0123")
     parameters, checks = (compile(cell, str(DECODE), "exec") for cell in cells())
 
     def run(given: dict[str, Any]) -> bool:

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 import pjd
 from pjd.errors import ParameterError
@@ -40,7 +42,8 @@ def check_decode(**parameters: object) -> None:
     names |= {"prompts": "mine.txt", "images": 1, "model": "x", **parameters}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pjd, "load", load, raising=False)
-        patch.setattr(runs, "resolve", lambda name: None)
+        patch.setattr(runs, "resolve", lambda name: ROOT / name)
+        patch.setattr(runs, "weights_of", lambda name: "0123")
         patch.setattr("pjd.models.registry.default_sampling", lambda name: {})
         patch.setattr("pjd.models.registry.columns_of", lambda name: 6)
         # The threads of this process are those of all other tests.
@@ -93,6 +96,15 @@ def test_the_decode_notebook_refuses_before_a_model_is_loaded(prompts, parameter
 def test_the_decode_notebook_takes_what_is_allowed(prompts, parameters):
     with pytest.raises(LoadedError):
         check_decode(**parameters)
+
+
+def test_the_decode_notebook_overwrites_no_other_run(prompts, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runs, "check_same", lambda *given: seen.append(given))
+    with pytest.raises(LoadedError):
+        check_decode(run="mine", context=8)
+    ((run, stamp, table),) = seen
+    assert run == "mine" and stamp["config"]["context"] == 8 and table.prompt.tolist() == ["cat"]
 
 
 @pytest.mark.parametrize("name", ["trial", "pjd-4", "ar_64.b", "0"])
@@ -200,6 +212,29 @@ def test_a_file_that_is_no_notebook_is_refused(name, tmp_path):
     assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("source", ["print(6 * 7)", "print(6 * 7); raise ValueError('no')"])
+def test_no_notebook_is_written_or_removed_and_the_page_is_left(tmp_path, source):
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}}
+    notebook, other = tmp_path / "x.ipynb", tmp_path / "y.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), notebook)
+    other.write_text("mine")
+    whole = notebook.read_bytes()
+    for html in (tmp_path / "x.html", tmp_path / "y.html"):
+        if "raise" in source:
+            with pytest.raises(NotebookError, match="ValueError: no"):
+                run_notebook(notebook, html, {})
+        else:
+            run_notebook(notebook, html, {})
+        assert "42" in html.read_text()
+    assert notebook.read_bytes() == whole and other.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"x.ipynb", "x.html", "y.ipynb", "y.html"}
+
+
+def test_a_notebook_is_not_kept_in_the_place_of_one():
+    with pytest.raises(NotebookError, match=r"03_decode\.ipynb must end in \.html"):
+        run_notebook(DECODE, DECODE, {})
+
+
 @pytest.mark.parametrize("parameters", [["--threads", "0"], ["--run", "../../x"]])
 def test_a_refusal_in_a_kernel_is_one_line_and_writes_no_run(parameters, tmp_path):
     command = [sys.executable, "-m", "pjd.pipeline.notebook", str(DECODE), str(tmp_path / "x.html")]
@@ -216,6 +251,25 @@ def test_notebooks_that_run_side_by_side_take_one_thread_each(monkeypatch):
     monkeypatch.setenv(THREADS, "1")
     assert limit_threads({"threads": 2, "seed": 7}) == {"threads": 1, "seed": 7}
     assert limit_threads({"seed": 7}) == {"seed": 7}
+    monkeypatch.setenv(THREADS, "")
+    assert limit_threads({"threads": 2}) == {"threads": 2}
+
+
+@pytest.mark.parametrize("threads", ["abc", "0", "-1", "1.5", "²"])
+def test_a_limit_that_is_no_number_of_threads_is_one_line(monkeypatch, tmp_path, capsys, threads):
+    monkeypatch.setenv(THREADS, threads)
+    assert main([str(DECODE), str(tmp_path / "x.html"), "--threads", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line
+        == f"pjd: {THREADS} = {threads!r}: must be a number of threads, such as 1, or not be set"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_threads_that_are_no_number_are_left_to_the_notebook(monkeypatch):
+    monkeypatch.setenv(THREADS, "1")
+    assert limit_threads({"threads": "two"}) == {"threads": "two"}
 
 
 def test_the_slowest_import_is_left_out():

@@ -53,6 +53,12 @@ def test_a_setting_knows_its_keys(prompts, monkeypatch):
     )
 
 
+def test_a_setting_that_params_yaml_lacks_is_one_line(capsys):
+    assert settings.main(["nope"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pjd: setting = 'nope': must be one of emoji-64, ")
+
+
 def test_the_settings_of_the_pipeline_have_a_run_of_ar_each():
     from pjd.paths import ROOT
 

@@ -1,8 +1,11 @@
 """A tiny random LlamaGen model for tests: real architecture, no weights on disk."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from pjd.api import Result
 from pjd.models.captions import Words
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
@@ -47,3 +50,12 @@ def tiny_model(
         vectors = nn.Embedding(len(words), config.caption_dim)
         tokenizer = Tokenizer(codes=vocabulary, channels=(4, 8), blocks=(1, 1))
         return EmojiModel("tiny", transformer, vectors, tokenizer, words, {})
+
+
+def tiny_stamp(
+    result: Result, setting: str | None = None, weights: str | None = "0123"
+) -> dict[str, Any]:
+    """What run.json says of a run of the tiny model; None: an older one, that has no weights."""
+    known = {} if weights is None else {"weights": weights}
+    config = result.config.as_dict()
+    return {"setting": setting, "model": "tiny", **known, "dtype": "float32", "config": config}

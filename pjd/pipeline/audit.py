@@ -7,7 +7,7 @@ from pjd.errors import check_integer
 from pjd.measure.audit import audit, check_noise
 from pjd.models.registry import check_dtype, load
 from pjd.pipeline.files import read_run
-from pjd.pipeline.runs import column_tensor, run_folder
+from pjd.pipeline.runs import check_weights, column_tensor, run_folder
 
 
 def audit_run(
@@ -28,7 +28,7 @@ def audit_run(
 
     Raises:
         ParameterError: if the run was not decoded with noise that is fixed by position, or a
-            parameter is not allowed.
+            parameter is not allowed, or the model's weights are not those of the run.
         FileNotFoundError: if it has not been decoded.
     """
     check_integer("batch_size", batch_size, 1)
@@ -38,6 +38,7 @@ def audit_run(
     decoded = read_run(run_folder(run))
     config = DecodeConfig(**decoded.config)
     check_noise(config)
+    check_weights(run, decoded)
     table = decoded.images[:images]
     seeds = config.seed + torch.arange(len(table))
     model = load(decoded.model, device, dtype or decoded.dtype)

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pjd.errors import ParameterError
 from pjd.measure.fidelity import bootstrap
 from pjd.measure.retrieval import shares_found
 from pjd.pipeline.files import read_run, read_table
+from pjd.pipeline.settings import SAMPLING
 
 OPTIONS = ("method", "context", "window", "rows", "guidance", "top_k", "stand_in", "group_size")
 """Options of the decoder that the table has."""
@@ -21,7 +24,7 @@ def acceptance(table: pd.DataFrame, *patches: str) -> float:
     return accepted / tested if tested else np.nan
 
 
-def collect(runs: Path, planned: pd.DataFrame, baselines: dict[str, str]) -> pd.DataFrame:
+def collect(runs: Path, planned: pd.DataFrame, settings: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """One row per run: steps, speed-up, fidelity and Frechet distances; see docs/runs.md.
 
     The gap is the mean log-likelihood of the decoded codes under the exact autoregressive model
@@ -31,15 +34,59 @@ def collect(runs: Path, planned: pd.DataFrame, baselines: dict[str, str]) -> pd.
 
     Args:
         runs: the folder of all runs.
-        planned: by name of the run, its ``group`` and ``setting``.
-        baselines: by setting, its run of AR.
+        planned: by name of the run, its ``group``, ``setting`` and ``options``.
+        settings: those of params.yaml, by name.
+
+    Raises:
+        ParameterError: if a run is not what is planned, or was measured on other images.
+        FileNotFoundError: if one has not been decoded or measured.
+        ValueError: if a file of one is damaged.
     """
+    for name, plan in planned.iterrows():
+        check_planned(runs / name, plan.setting, settings[plan.setting], plan.options)
     rows = [
         {"run": name, "group": plan.group, "setting": plan.setting}
-        | measured(runs / name, runs / baselines[plan.setting])
+        | measured(runs / name, runs / settings[plan.setting]["ar"])
         for name, plan in planned.iterrows()
     ]
     return pd.DataFrame(rows)
+
+
+def check_planned(
+    path: Path, setting: str, shared: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Check that a run is what params.yaml plans, and that what was measured is of all its images.
+
+    Args:
+        path: of the run.
+        setting: the name of its setting.
+        shared: what that setting says.
+        options: of the run.
+
+    Raises:
+        ParameterError: naming the run and what differs.
+    """
+    run = read_run(path)
+    there = {"setting": run.setting, "model": run.model, "images": len(run.images)}
+    there |= {"dtype": run.dtype, **run.config}
+    wanted = {"setting": setting, **shared, **options}
+    # The others are no part of a run, such as batch_size.
+    compared = ("setting", "model", "images", *SAMPLING, *options)
+    different = [
+        f"{key} {there[key]}, not {wanted[key]}"
+        for key in dict.fromkeys(compared)
+        if key in wanted and key in there and there[key] != wanted[key]
+    ]
+    if different:
+        allowed = f"is not what params.yaml plans ({'; '.join(different)}): remove {path}, and "
+        raise ParameterError("run", path.name, allowed + f"`dvc repro evaluate@{path.name}`")
+    measured_images = len(read_table(path / "evaluate" / "images.parquet"))
+    if measured_images != len(run.images):
+        allowed = (
+            f"has {len(run.images)} images, and {measured_images} were measured: remove "
+            f"{path / 'evaluate'}, and `dvc repro evaluate@{path.name}`"
+        )
+        raise ParameterError("run", path.name, allowed)
 
 
 def measured(path: Path, baseline: Path) -> dict[str, object]:

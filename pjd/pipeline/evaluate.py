@@ -27,7 +27,7 @@ from pjd.models.tokenizer import psnr
 from pjd.paths import BASELINES, DATA, RUNS
 from pjd.pipeline.files import folder, read_run, write_json
 from pjd.pipeline.prompts import SHARES
-from pjd.pipeline.runs import column_tensor
+from pjd.pipeline.runs import check_weights, column_tensor, run_folder
 from pjd.pipeline.settings import Setting
 
 DECIMALS = 9
@@ -73,6 +73,33 @@ def captions_found(own: Tensor, prompts: list[str], model: ImageModel, probe: Pa
         return np.full(len(prompts), -1)
     scores = LinearProbe.load(probe, model.words).scores(own, prompts)
     return rank_of_own_caption(scores).numpy()
+
+
+def setting_of(run: str, setting: str | None) -> tuple[str, str]:
+    """The setting of a decoded run, and the model to measure it with, before that is loaded.
+
+    Args:
+        run: its name.
+        setting: that is asked for; None: the run's own.
+
+    Returns:
+        The name of the setting, and the model that decoded the run, see :func:`pjd.load`.
+
+    Raises:
+        ParameterError: if the run belongs to no setting or to another one, its name is none, or
+            its model is not here, or has other weights.
+        FileNotFoundError: if it has not been decoded.
+        ValueError: if a file of it or of the model is damaged.
+    """
+    saved = read_run(run_folder(run))
+    if saved.setting is None:
+        allowed = "belongs to no setting, so nothing is there to compare it with: decode it with "
+        raise ParameterError("run", run, allowed + "--setting, which params.yaml lists")
+    if setting not in (None, saved.setting):
+        allowed = f"must be {saved.setting}, to which the run {run} belongs, or be left out"
+        raise ParameterError("setting", setting, allowed)
+    check_weights(run, saved)
+    return saved.setting, saved.model
 
 
 def evaluate(run: str, model: ImageModel, top_k: int, probe: Path, batch_size: int = 8) -> None:

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from pjd.api import pictures
 from pjd.errors import ParameterError, check_choice, check_integer
-from pjd.models.registry import load, weights_of
+from pjd.models.registry import load
 from pjd.paths import replacing
 from pjd.pipeline.files import read_run
-from pjd.pipeline.runs import column_tensor, run_folder
+from pjd.pipeline.runs import check_weights, column_tensor, run_folder
 
 LAYOUTS = {"flat": "images/{:05d}.png", "geneval": "{:05d}/samples/0000.png"}
 """Where the picture of an image is, by the name of the layout and the image's index."""
@@ -50,14 +50,15 @@ def plan(run: str, layout: str = "flat") -> Export:
         layout: a key of :data:`LAYOUTS`.
 
     Raises:
-        ParameterError: if a parameter is not allowed, or there is no such model here.
+        ParameterError: if a parameter is not allowed, or there is no such model here, or its
+            weights are not those that the run was decoded with.
         FileNotFoundError: if the run has not been decoded.
         ValueError: if a file of the run or of the model is damaged.
     """
     check_choice("layout", layout, tuple(LAYOUTS))
     decoded = read_run(run_folder(run))
     table, tokens = decoded.images, column_tensor(decoded.images.tokens)
-    origin = f"{weights_of(decoded.model)} {decoded.dtype}".encode()
+    origin = f"{check_weights(run, decoded)} {decoded.dtype}".encode()
     told = table[[name for name in ("prompt", "group", "image_id") if name in table]]
     records = [
         {

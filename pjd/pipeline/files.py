@@ -1,5 +1,6 @@
 """Write files that appear whole or not at all; read tables and decoded runs."""
 
+import fcntl
 import glob
 import json
 import os
@@ -17,14 +18,18 @@ import pandas as pd
 def folder(path: Path) -> Iterator[Path]:
     """Yield a new folder that becomes ``path`` if the block succeeds, and is removed if not.
 
-    What a killed block left behind is removed: at most one process at a time writes ``path``.
+    What a killed block left behind is removed. Of several that write ``path`` at a time each has a
+    folder of its own; the last to succeed stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # As mkdtemp names them: with eight letters.
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.partial"):
-        shutil.rmtree(left, ignore_errors=True)
+        remove_unless_held(left)
     partial = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
+    # The system lifts the lock of a process that ended, however it did.
+    held = os.open(partial, os.O_RDONLY)
     try:
+        fcntl.flock(held, fcntl.LOCK_EX)
         yield partial
         shutil.rmtree(path, ignore_errors=True)
         # mkdtemp lets only its owner in, but everyone should read an output.
@@ -32,6 +37,22 @@ def folder(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(held)
+
+
+def remove_unless_held(left: Path) -> None:
+    """Remove a folder, unless a block of :func:`folder` writes to it now."""
+    try:
+        lock = os.open(left, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(left, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(lock)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -63,6 +84,7 @@ class Run(NamedTuple):
     Attributes:
         setting: that it belongs to, if any.
         model: that decoded it, see :func:`pjd.load`.
+        weights: digest of that model's files; None: an older run, which does not know it.
         dtype: of the model's arithmetic.
         config: all options of the decoder, by name.
         images: one row per image.
@@ -70,6 +92,7 @@ class Run(NamedTuple):
 
     setting: str | None
     model: str
+    weights: str | None
     dtype: str
     config: dict[str, Any]
     images: pd.DataFrame
@@ -87,4 +110,5 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"no run {decoded}: `dvc pull` or `dvc repro decode@{path.name}`")
     stamp = json.loads((decoded / "run.json").read_text())
     images = read_table(decoded / "images.parquet")
-    return Run(stamp["setting"], stamp["model"], stamp["dtype"], stamp["config"], images)
+    origin = stamp["setting"], stamp["model"], stamp.get("weights"), stamp["dtype"]
+    return Run(*origin, stamp["config"], images)

@@ -3,12 +3,14 @@
 import argparse
 import ast
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from pjd.errors import ParameterError, one_line
-from pjd.paths import ROOT
+from pjd.paths import ROOT, replacing
 from pjd.pipeline.devices import own_device
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
@@ -41,12 +43,15 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
 
     Args:
         path: the notebook.
-        html: where to write the executed notebook.
+        html: where to write the executed notebook; its name ends in .html.
         parameters: values for its cell tagged ``parameters``.
 
     Raises:
-        NotebookError: for an unknown parameter, a missing notebook or a failing cell.
+        NotebookError: for an unknown parameter, a missing notebook, another name of ``html`` or a
+            failing cell, which the HTML shows.
     """
+    if html.suffix != ".html":
+        raise NotebookError(f"{html} must end in .html: the executed notebook is written there")
     import_faster()
     import nbformat
     import papermill
@@ -55,36 +60,38 @@ def run(path: Path, html: Path, parameters: dict[str, Any]) -> None:
 
     refuse_unknown(path, list(parameters), parameters_of(path))
     html.parent.mkdir(parents=True, exist_ok=True)
-    executed = html.with_suffix(".ipynb")
     failure = None
     for name, value in (KEEP_MEMORY | PATIENT).items():
         os.environ.setdefault(name, value)
     # A queued DVC experiment runs in a copy of the project; its kernel must import that copy.
     packages = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(packages))
-    try:
-        papermill.execute_notebook(
-            str(path),
-            str(executed),
-            parameters=parameters,
-            kernel_name="python3",
-            extra_arguments=QUIET,
-            # A kernel that is asked to end takes a second for it.
-            shutdown_kernel="immediate",
-            cwd=str(ROOT),
-            progress_bar=sys.stderr.isatty(),
-            log_output=True,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-        )
-    except PapermillExecutionError as error:
-        failure = NotebookError(
-            f"{path.name} failed in cell {error.exec_count} with {parameters}: "
-            f"{error.ename}: {one_line(error.evalue)} (see {html})"
-        )
-    page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-    html.write_text(page, encoding="utf-8")
-    executed.unlink()
+    # Not beside the HTML: a notebook of that name may be the one that runs, or somebody's own.
+    with tempfile.TemporaryDirectory(prefix="pjd-") as private:
+        executed = Path(private) / path.name
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(executed),
+                parameters=parameters,
+                kernel_name="python3",
+                extra_arguments=QUIET,
+                # A kernel that is asked to end takes a second for it.
+                shutdown_kernel="immediate",
+                cwd=str(ROOT),
+                progress_bar=sys.stderr.isatty(),
+                log_output=True,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+        except PapermillExecutionError as error:
+            failure = NotebookError(
+                f"{path.name} failed in cell {error.exec_count} with {parameters}: "
+                f"{error.ename}: {one_line(error.evalue)} (see {html})"
+            )
+        page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
+    with replacing(html) as partial:
+        partial.write_text(page, encoding="utf-8")
     if failure is not None:
         raise failure
 
@@ -164,11 +171,20 @@ def read_words(words: list[str], notebook: Path) -> dict[str, Any]:
 
 
 def limit_threads(parameters: dict[str, Any]) -> dict[str, Any]:
-    """``parameters`` with at most as many ``threads`` as :data:`THREADS` says, where it is set."""
-    most = os.environ.get(THREADS)
-    if most is None or "threads" not in parameters:
+    """``parameters`` with at most as many ``threads`` as :data:`THREADS` says, where it is set.
+
+    Raises:
+        ParameterError: if something else than a number of threads stands there.
+    """
+    text = os.environ.get(THREADS)
+    if not text:
         return parameters
-    return {**parameters, "threads": min(int(most), parameters["threads"])}
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise ParameterError(THREADS, text, "must be a number of threads, such as 1, or not be set")
+    # What is no number is refused by the notebook, as it is without a limit.
+    if not isinstance(parameters.get("threads"), int):
+        return parameters
+    return {**parameters, "threads": min(int(text), parameters["threads"])}
 
 
 def parameters_of(notebook: Path) -> dict[str, dict[str, str]]:

@@ -1,6 +1,8 @@
 """params.yaml, which says what the pipeline runs, and profiles that override parts of it."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -87,11 +89,46 @@ def lay_over(profile: Path, parameters: Path) -> list[str]:
     return list(values)
 
 
+def keep_edits(parameters: Path) -> Path | None:
+    """Before a profile is laid over the file ``parameters``: make sure that nothing in it is lost.
+
+    Returns:
+        None, if git's last commit has the file as it is; else the copy that was made of it, beside
+        it, because git does not know it.
+
+    Raises:
+        ValueError: if the file has edits that git has not, such as an earlier profile; or if the
+            copy that an earlier profile left would be overwritten.
+    """
+    command = ["git", "show", f"HEAD:./{parameters.name}"]
+    try:
+        shown = subprocess.run(command, cwd=parameters.parent, capture_output=True)
+        committed = shown.stdout if shown.returncode == 0 else None
+    except FileNotFoundError:
+        # There is no git.
+        committed = None
+    if committed is not None:
+        if committed != parameters.read_bytes():
+            raise ValueError(
+                f"{parameters.name} has edits that are not committed, which a profile would "
+                f"replace: commit them, or undo them with `git checkout {parameters.name}`"
+            )
+        return None
+    copy = parameters.with_name(f"{parameters.name}.before")
+    if copy.exists():
+        raise ValueError(
+            f"{copy} is what an earlier profile replaced: move it back to {parameters.name}, or "
+            "delete it to keep what is there now"
+        )
+    shutil.copyfile(parameters, copy)
+    return copy
+
+
 def planned() -> pd.DataFrame:
-    """The runs of params.yaml: by name, their ``group`` and ``setting``."""
+    """The runs of params.yaml: by name, their ``group``, ``setting`` and ``options``."""
     runs = parameters()["runs"]
     table = pd.DataFrame.from_dict(runs, orient="index")
-    return table[["group", "setting"]].rename_axis("run")
+    return table[["group", "setting", "options"]].rename_axis("run")
 
 
 def shipped(lock: Path = ROOT / "dvc.lock") -> list[str]:

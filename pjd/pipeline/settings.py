@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pjd.errors import ParameterError, check_text
+from pjd.errors import ParameterError, check_choice, check_text
 from pjd.models.registry import adapter, takes_prompts, weights_of
 from pjd.paths import ROOT, SETTINGS
 from pjd.pipeline.files import folder, read_table, write_json
@@ -45,11 +45,14 @@ def prepare(name: str) -> None:
         name: key of ``settings`` in params.yaml.
 
     Raises:
-        ParameterError: if the setting has a key that no setting has, or its prompts are no prompts.
+        ParameterError: if there is no such setting, it has a key that no setting has, or its
+            prompts are no prompts.
         FileNotFoundError: if there is no file of prompts.
         ValueError: if a file of the model is damaged.
     """
-    values = dict(parameters()["settings"][name])
+    settings = parameters()["settings"]
+    check_choice("setting", name, tuple(settings))
+    values = dict(settings[name])
     table = read(values.pop("prompts"), values.pop("images"))
     model, pictures = values.pop("model"), values.pop("pictures", None)
     values.pop("ar")
