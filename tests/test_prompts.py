@@ -47,6 +47,15 @@ def test_parti_takes_numbers_and_words_for_nothing_as_prompts(tmp_path):
     assert table.group.tolist() == ["Abstract", "NA", "7"]
 
 
+@pytest.mark.parametrize("end", ["\t", "\t\t\t", "\tBasic\t\t"])
+def test_parti_takes_the_prompt_column_where_rows_end_with_a_tab(tmp_path, end):
+    path = tmp_path / "PartiPrompts.tsv"
+    path.write_text(f"Prompt\tCategory\tChallenge\n\na cat\tArts{end}\nfox\tFood{end}\n")
+    table = read(str(path))
+    assert table.prompt.tolist() == ["a cat", "fox"]
+    assert table.group.tolist() == ["Arts", "Food"]
+
+
 def test_text_gives_one_prompt_a_line(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("قطة 🐈\n\n  a dog \n", encoding="utf-8")
@@ -127,6 +136,7 @@ def test_other_files_may_have_a_byte_order_mark_and_other_line_ends_too(tmp_path
         ("a.tsv", b"Prompt\tCategory\n", "holds no prompt"),
         ("a.tsv", b"Prompt\tCategory\ncat\tx\n \ty\n", "prompt 2 = ' ': must be a text"),
         ("a.tsv", b"Category\tPrompt\nx\ty\nz\n", "prompt 2 = .*: must be a text"),
+        ("a.tsv", b"Prompt\tCategory\n\nx\ty\n0\tz\tw\n", "line 4 has a cell beyond the 2 columns"),
         ("a.json", b"", "is not in the format coco"),
         ("a.json", b'{"annotations": []}', "holds no prompt"),
         ("a.json", b'{"annotations": null}', "is not in the format coco"),

@@ -1,7 +1,6 @@
 """Prompts of a run: those of the emoji corpus, or those of a file."""
 
 import codecs
-import io
 import json
 import re
 from pathlib import Path
@@ -86,11 +85,26 @@ def coco(path: Path) -> pd.DataFrame:
 
 
 def parti(path: Path) -> pd.DataFrame:
-    """The prompts of PartiPrompts.tsv, with their categories as groups."""
-    # A prompt may be a number, or a word that pandas would read as a missing value.
-    text = io.StringIO(read_text(path), newline="")
-    listed = pd.read_csv(text, sep="\t", quoting=3, dtype=str, keep_default_na=False)
-    return pd.DataFrame({"prompt": listed["Prompt"], "group": listed["Category"]})
+    """The prompts of PartiPrompts.tsv, with their categories as groups; blank lines are skipped.
+
+    Raises:
+        ParameterError: naming a line that has a cell beyond those of the first line.
+        ValueError: if the first line does not name the columns Prompt and Category.
+    """
+    # Not by pandas: it takes the first column for an index where rows end with a tab, and reads
+    # more than a text into a prompt that is a number or a lone quote.
+    numbered = enumerate(LINE_END.split(read_text(path)), 1)
+    filled = [(number, line.split("\t")) for number, line in numbered if line.strip(" ")]
+    head = filled[0][1] if filled else []
+    prompt, category = head.index("Prompt"), head.index("Category")
+    listed = []
+    for number, cells in filled[1:]:
+        if any(cells[len(head) :]):
+            found = f"line {number} has a cell beyond the {len(head)} columns: take it out"
+            raise ParameterError("prompts", str(path), found)
+        cells += [""] * len(head)
+        listed.append((cells[prompt], cells[category]))
+    return pd.DataFrame(listed, columns=["prompt", "group"])
 
 
 def lines(path: Path) -> pd.DataFrame:
