@@ -65,17 +65,13 @@ def check_fit(config: DecodeConfig, model: ImageModel) -> None:
     Raises:
         ParameterError: naming the option, its value and what is allowed.
     """
-    check_integer("top_k", config.top_k, 0, model.vocabulary)
+    grids = [one.grid for one in grids_of(model)]
+    rows, length = max(grid.rows for grid in grids), max(grid.length for grid in grids)
+    config.check_sizes(model.vocabulary, rows, length)
     if config.guided and not model.takes_guidance:
         raise no_guidance(model.name, config.guidance)
     if config.initial == "preview":
         check_same_codebook(model, "initial", config.initial)
-    # More rows than a small grid has are all of its rows.
-    grids = [one.grid for one in grids_of(model)]
-    if config.rows is not None:
-        check_integer("rows", config.rows, 1, max(grid.rows for grid in grids))
-    # A preset's own window may be longer than a small image; a longer one would only take memory.
-    check_integer("window", config.window, 1, max(64, *(grid.length for grid in grids)))
 
 
 def check_model(model: object) -> None:

@@ -218,6 +218,7 @@ def compare(
     captions = [caption for caption in captions for _ in range(images)]
     device = choose_device(device)
     check_output(output)
+    from pjd.api import check_fit
     from pjd.api import decode as run
     from pjd.decoder.grids import tokens_of
     from pjd.jobs import digest, origin
@@ -226,6 +227,8 @@ def compare(
     made_from = origin(model, dtype, quantize)
     compiles = choose_compiled(compiled, model, device, len(captions))
     loaded = load(model, device, dtype, compiles, quantize)
+    for config in configs.values():
+        check_fit(config, loaded)
     results = {}
     with progress_bar(len(configs) * len(captions)) as (advance, _):
         for method, config in configs.items():

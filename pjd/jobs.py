@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import pjd
-from pjd.api import Progress, Result, decode
+from pjd.api import Progress, Result, check_fit, decode
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError
@@ -192,13 +192,15 @@ def run(
         Outcomes, in the order in which they are finished.
 
     Raises:
-        ParameterError: if several workers are wanted, but Ray or a GPU for each is missing.
+        ParameterError: if several workers are wanted, but Ray or a GPU for each is missing; or if
+            an option does not fit the model.
     """
     batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
     if workers > 1:
         yield from run_remote(name, batches, config, workers, loading)
         return
     model = load(name, **loading)
+    check_fit(config, model)
     for batch in batches:
         yield from attempt(model, batch, config, progress)
 
@@ -216,7 +218,8 @@ class Worker:
         return os.getpid()
 
     def work(self, jobs: list[Job], config: DecodeConfig) -> list[Outcome]:
-        """Do ``jobs``."""
+        """Do ``jobs``; raises :class:`ParameterError` if an option does not fit the model."""
+        check_fit(config, self.model)
         return list(attempt(self.model, jobs, config))
 
 
@@ -242,7 +245,8 @@ def run_remote(
         Outcomes, in the order in which they are finished.
 
     Raises:
-        ParameterError: if Ray, or a GPU for each worker, is missing, or if Ray does not start.
+        ParameterError: if Ray, or a GPU for each worker, is missing, if Ray does not start,
+            or if an option does not fit the model.
     """
     try:
         import ray
@@ -262,12 +266,8 @@ def run_remote(
     threads = max(1, (os.cpu_count() or 1) // workers)
     gpus_each = int(loading.get("device") == "cuda")
     # A batch fails only if its worker is lost four times.
-    remote = ray.remote(
-        num_cpus=0,
-        num_gpus=gpus_each,
-        max_restarts=-1,
-        max_task_retries=3,
-    )(Worker)
+    held = {"num_cpus": 0, "num_gpus": gpus_each}
+    remote = ray.remote(**held, max_restarts=-1, max_task_retries=3)(Worker)
     try:
         # Ray would wait for ever for a worker that gets no GPU.
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -288,6 +288,10 @@ def run_remote(
             try:
                 yield from ray.get(done)
             except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, ParameterError):
+                    # An option that does not fit the model is said once, not for each image.
+                    raise cause from None
                 yield batch, error
     finally:
         if starts_ray:

@@ -31,7 +31,7 @@ def tiny(monkeypatch, tmp_path):
     model = tiny_model(grid=4, vocabulary=7)
     monkeypatch.setattr(registry, "resolve", lambda name: tmp_path / name)
     monkeypatch.setattr(registry, "default_sampling", lambda name: model.sampling)
-    monkeypatch.setattr(registry, "columns_of", lambda name: model.grid.columns)
+    monkeypatch.setattr(registry, "sizes_of", lambda name: registry.Sizes(4, 4, 16, 7))
     monkeypatch.setattr(registry, "load", lambda *_, **__: model)
     monkeypatch.setattr(jobs, "load", lambda *_, **__: model)
     monkeypatch.setattr(jobs, "resolve", registry.resolve)
@@ -182,6 +182,9 @@ def test_any_caption_is_made_into_an_image_and_shown_in_one_line(tiny, caption, 
         (["cat", "--temperature", "1e-40"], "temperature = 1e-40"),
         (["cat", "--images", "99999999999"], "images = 99999999999: must be an integer from 1"),
         (["--file", "absent.txt"], "no file absent.txt"),
+        (["cat", "--top-k", "8"], "top_k = 8: must be an integer from 0 to 7"),
+        (["cat", "--rows", "5"], "rows = 5: must be an integer from 1 to 4"),
+        (["cat", "--window", "65"], "window = 65: must be an integer from 1 to 64"),
     ],
 )
 def test_what_is_not_allowed_is_refused_before_a_model_loads(tiny, monkeypatch, arguments, message):
@@ -190,6 +193,22 @@ def test_what_is_not_allowed_is_refused_before_a_model_loads(tiny, monkeypatch, 
     assert isinstance(done.exception, ParameterError | FileNotFoundError)
     assert message in str(done.exception) and "\n" not in str(done.exception)
     assert not (tiny / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "compare"])
+def test_an_option_that_only_the_loaded_model_refuses_is_refused_once(tiny, monkeypatch, command):
+    # As of an official checkpoint, whose number of codes is in its weights.
+    monkeypatch.setattr(registry, "sizes_of", lambda name: registry.Sizes(4, 4))
+    done = run(app, [command, "cat", "dog", "--top-k", "8", "--batch-size", "1"])
+    assert isinstance(done.exception, ParameterError), done.output
+    assert str(done.exception) == "top_k = 8: must be an integer from 0 to 7"
+    assert not list((tiny / "out").iterdir()) and done.output == ""
+
+
+def test_a_comparison_refuses_what_does_not_fit_before_the_model_loads(tiny, monkeypatch):
+    monkeypatch.setattr(registry, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = run(app, ["compare", "cat", "--top-k", "8"])
+    assert "top_k = 8: must be an integer from 0 to 7" in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +240,7 @@ from tests.tiny import tiny_model
 model = tiny_model(grid=4, vocabulary=7)
 registry.resolve = jobs.resolve = lambda name: pathlib.Path(name)
 registry.default_sampling = lambda name: {}
-registry.columns_of = lambda name: 6
+registry.sizes_of = lambda name: registry.Sizes(6, 6)
 jobs.load, jobs.weights_of = lambda *_, **__: model, lambda name: "0"
 sys.argv = ["pjd", "generate", "--model", "x", "--method", "zipar", "--file", "mine.txt"]
 cli.main()

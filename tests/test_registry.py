@@ -17,14 +17,22 @@ def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
         emoji.load("x", tmp_path)
 
 
-def test_a_window_of_rows_is_known_before_the_model_is_loaded(tmp_path, monkeypatch):
+def test_the_sizes_of_a_model_are_known_before_the_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("pjd.models.registry.WEIGHTS", tmp_path)
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "model.safetensors").touch()
-    (folder / "model.json").write_text('{"sampling": {}, "transformer": {"grid": 7}}')
+    (folder / "model.json").write_text(
+        '{"sampling": {}, "transformer": {"grid": 7, "vocabulary": 9}}'
+    )
     assert configure_for("mine", "mc-sjd").window == 14
     assert configure_for("lumina-mgpt-7b-768", "mc-sjd").window == 96
+    for option, most in (("top_k", 9), ("rows", 7), ("window", 64)):
+        assert getattr(configure_for("mine", "pjd", **{option: most}), option) == most
+        with pytest.raises(ParameterError, match=f"{option} = {most + 1}: .* to {most}"):
+            configure_for("mine", "pjd", **{option: most + 1})
+    with pytest.raises(ParameterError, match="rows = 49: must be an integer from 1 to 48"):
+        configure_for("lumina-mgpt-7b-768", "pjd", rows=49)
     (folder / "model.json").write_text('{"sampling": {}}')
     with pytest.raises(ValueError, match="has no grid"):
         configure_for("mine", "mc-sjd")

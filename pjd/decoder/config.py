@@ -167,6 +167,26 @@ class DecodeConfig:
         check_number("min_p", self.min_p, 0, 1)
         check_integer("seed", self.seed, 0, 2**62)
 
+    def check_sizes(self, vocabulary: int | None, rows: int, length: int | None) -> None:
+        """Check the options that depend on the sizes of a model.
+
+        Args:
+            vocabulary: number of codes; None: not known, and not checked.
+            rows: of the largest grid: more than a small grid has are all of its rows.
+            length: tokens of the largest grid; None: not known, and not checked.
+
+        Raises:
+            ParameterError: naming the option, its value and what is allowed.
+        """
+        if vocabulary is not None:
+            check_integer("top_k", self.top_k, 0, vocabulary)
+        if self.rows is not None:
+            check_integer("rows", self.rows, 1, rows)
+        if length is not None:
+            # A preset's own window may be longer than a small image; a longer one would only take
+            # memory.
+            check_integer("window", self.window, 1, max(64, length))
+
     @classmethod
     def names(cls) -> set[str]:
         """Names of all options."""
