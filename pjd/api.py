@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pjd.decoder.config import DecodeConfig
+from pjd.decoder.config import LAST_SEED, DecodeConfig
 from pjd.decoder.engine import Decoded, Engine
 from pjd.decoder.grids import (
     at_same_place,
@@ -94,9 +94,22 @@ def check_seeds(seeds: Sequence[int] | None, first_seed: int | None = None) -> N
         return
     check_list("seeds", seeds, "integers, such as [0, 7]")
     for seed in seeds:
-        check_integer("seed", seed, 0, 2**62)
+        check_integer("seed", seed, 0, LAST_SEED)
     if first_seed is not None:
         allowed = f"must not be given beside seeds = {shown(seeds)}: give one of them"
+        raise ParameterError("seed", first_seed, allowed)
+
+
+def check_seed_range(first_seed: int, count: int) -> None:
+    """Raise :class:`ParameterError` if the last of ``count`` images from ``first_seed`` has none.
+
+    Args:
+        first_seed: 0 to :data:`LAST_SEED`.
+        count: number of images, whose seeds follow each other; at least 1.
+    """
+    most = LAST_SEED + 1 - count
+    if first_seed > most:
+        allowed = f"must be at most {most}: {count} images have seeds from it on, to {LAST_SEED}"
         raise ParameterError("seed", first_seed, allowed)
 
 
@@ -104,9 +117,11 @@ def seeds_of(seeds: Sequence[int] | None, first_seed: int, count: int) -> Tensor
     """Seeds of ``count`` images, int64 [count]: ``seeds``, or ``first_seed`` and those after it.
 
     Raises:
-        ParameterError: if there are not ``count``, or see :func:`check_seeds`.
+        ParameterError: if there are not ``count``, or see :func:`check_seeds` and
+            :func:`check_seed_range`.
     """
     if seeds is None:
+        check_seed_range(first_seed, count)
         return first_seed + torch.arange(count)
     check_seeds(seeds)
     if len(seeds) != count:

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import pjd
-from pjd.api import Progress, Result, check_fit, decode
+from pjd.api import Progress, Result, check_fit, check_seed_range, decode
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError
@@ -81,7 +81,11 @@ def plan(
         images: per caption.
         origin: what else the images are made from, see :func:`origin`.
         config: the method and its options.
+
+    Raises:
+        ParameterError: if the last seed would be beyond the largest.
     """
+    check_seed_range(config.seed, len(prompts) * images)
     jobs = []
     for number, prompt in enumerate(prompt for prompt in prompts for _ in range(images)):
         seed = config.seed + number
@@ -251,9 +255,8 @@ def run_remote(
     try:
         import ray
     except ImportError as error:
-        raise ParameterError(
-            "workers", workers, "more than 1 needs pip install 'pjd[ray]'"
-        ) from error
+        allowed = "more than 1 needs pip install 'pjd[ray]'"
+        raise ParameterError("workers", workers, allowed) from error
     starts_ray = not ray.is_initialized()
     if starts_ray:
         try:
@@ -288,10 +291,9 @@ def run_remote(
             try:
                 yield from ray.get(done)
             except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, ParameterError):
-                    # An option that does not fit the model is said once, not for each image.
-                    raise cause from None
+                # An option that does not fit the model is said once, not for each image.
+                if isinstance(getattr(error, "cause", None), ParameterError):
+                    raise error.cause from None
                 yield batch, error
     finally:
         if starts_ray:

@@ -28,6 +28,7 @@ from tests.tiny import tiny_model
         (["cat"], {"seeds": 7}, "seeds = 7: must be a list of integers"),
         (["cat"], {"seeds": {3}}, "seeds = {3}: must be a list of integers"),
         (["cat"], {"seeds": [3], "seed": 4}, "seed = 4: must not be given beside seeds = [3]"),
+        (["cat", "dog"], {"seed": 2**62}, f"seed = {2**62}: must be at most {2**62 - 1}: 2 images"),
         (["cat"], {"window": 65}, "window = 65: must be an integer from 1 to 64"),
         (["cat"], {"context": "4"}, "context = '4': must be an integer"),
         (["cat"], {"mask": ["none"]}, "mask = ['none']: must be one of"),
@@ -58,6 +59,12 @@ def test_seeds_of_ones_own_give_the_images_of_those_seeds(model):
         generate(model, PROMPTS[:2], "sjd", seeds=[5])
     with pytest.raises(ParameterError, match="seed = -1"):
         generate(model, PROMPTS[:2], "sjd", seeds=[5, -1])
+
+
+def test_the_last_seed_that_may_be_is_an_images(model):
+    ranged = generate(model, ["cat", "cat"], "zipar", seed=2**62 - 1)
+    listed = generate(model, ["cat", "cat"], "zipar", seeds=[2**62 - 1, 2**62])
+    assert torch.equal(ranged.tokens, listed.tokens)
 
 
 def test_strange_prompts_are_decoded(model):

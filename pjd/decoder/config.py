@@ -30,6 +30,9 @@ Finish = Literal["aligned", "released"]
 MOST = 2**20
 """No window, context or number of rows or tokens is larger: above, integers of tensors overflow."""
 
+LAST_SEED = 2**62
+"""The largest seed that an image may have."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "start": get_args(Start),
@@ -103,7 +106,7 @@ class DecodeConfig:
         top_p: sample only among the likeliest tokens of this total probability; in (0, 1].
         min_p: sample only among tokens that are at least this share as likely as the likeliest
             one; from 0 to 1, 0 = all.
-        seed: of the first image; image i has seed + i. At least 0.
+        seed: of the first image; image i has seed + i. From 0 to 2**62, that of the last one too.
 
     Raises:
         ParameterError: if an option is outside its range.
@@ -165,7 +168,7 @@ class DecodeConfig:
         check_integer("top_k", self.top_k, 0, MOST)
         check_number("top_p", self.top_p, 1e-6, 1)
         check_number("min_p", self.min_p, 0, 1)
-        check_integer("seed", self.seed, 0, 2**62)
+        check_integer("seed", self.seed, 0, LAST_SEED)
 
     def check_sizes(self, vocabulary: int | None, rows: int, length: int | None) -> None:
         """Check the options that depend on the sizes of a model.
