@@ -20,6 +20,7 @@ from pjd.decoder.grids import (
 )
 from pjd.decoder.methods import configure
 from pjd.decoder.model import ImageModel, Prompt
+from pjd.decoder.ordinary import ordinary_state
 from pjd.decoder.trace import Trace
 from pjd.errors import (
     ParameterError,
@@ -229,6 +230,7 @@ def decode_grids(
     return parts
 
 
+@ordinary_state()
 def decode(
     model: ImageModel,
     prompts: list[str],

@@ -30,6 +30,7 @@ from pjd.api import check_fit, check_seeds, seeds_of
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
 from pjd.decoder.methods import configure
+from pjd.decoder.ordinary import ordinary_state
 from pjd.errors import ParameterError, shown
 from pjd.models.transformers_decoder import Wrapped
 
@@ -203,6 +204,7 @@ def decoding(
     first_seed = configure(method, seed=seed, **options).seed
     check_seeds(seeds, seed)
 
+    @ordinary_state()
     def decode(
         model: PreTrainedModel,
         input_ids: Tensor,

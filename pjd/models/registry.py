@@ -253,9 +253,24 @@ def load(
             of another shape.
     """
     folder = resolve(name)
-    checkpoint = official(name)
     check_dtype(dtype)
     check_quantize(quantize, dtype or default_dtype(name))
+    from pjd.decoder.ordinary import ordinary_state
+
+    # What modules make by default must be as ever.
+    with ordinary_state():
+        model = read_model(name, folder, dtype or default_dtype(name), quantize)
+        # A device never holds what is not needed: a file's own precision, parts that read images.
+        model.to(device)
+    if compiled:
+        from pjd.decoder.compiled import compile_model
+
+        compile_model(model)
+    return model
+
+
+def read_model(name: str, folder: Path, dtype: str, quantize: str | None) -> Any:
+    """A model on the CPU; see :func:`load`, whose parameters it has, and ``folder``, its own."""
     import torch
 
     if quantize is not None:
@@ -264,7 +279,7 @@ def load(
         # Before a family imports transformers, which imports torchao too, with its notices.
         import_torchao()
     model: Any
-    arithmetic = getattr(torch, dtype or default_dtype(name))
+    arithmetic, checkpoint = getattr(torch, dtype), official(name)
     if checkpoint is None:
         from pjd.models import emoji
 
@@ -279,10 +294,4 @@ def load(
         model = family.load(folder.name, folder, **beside, device="cpu", dtype=arithmetic)
     if quantize is not None:
         quantize_model(model)
-    # A device never holds what is not needed: a file's own precision, or parts that read images.
-    model.to(device)
-    if compiled:
-        from pjd.decoder.compiled import compile_model
-
-        compile_model(model)
     return model
