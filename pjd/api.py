@@ -18,7 +18,7 @@ from pjd.decoder.grids import (
     grids_of,
     tokens_of,
 )
-from pjd.decoder.methods import configure
+from pjd.decoder.methods import check_options, configure
 from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.ordinary import ordinary_state
 from pjd.decoder.trace import Trace
@@ -76,9 +76,10 @@ def check_fit(config: DecodeConfig, model: ImageModel) -> None:
 
 
 def check_model(model: object) -> None:
-    """Raise :class:`ParameterError` if ``model`` is the name of a model, not a model."""
-    if isinstance(model, str):
-        raise ParameterError("model", model, f"must be a model, such as pjd.load({model!r})")
+    """Raise :class:`ParameterError` if ``model`` is no model, such as the name of one."""
+    if not all(hasattr(model, part) for part in ("grid", "vocabulary", "encode")):
+        name = model if isinstance(model, str) else "emoji"
+        raise ParameterError("model", model, f"must be a model, such as pjd.load({name!r})")
 
 
 def check_seeds(seeds: Sequence[int] | None, first_seed: int | None = None) -> None:
@@ -127,7 +128,7 @@ def seeds_of(seeds: Sequence[int] | None, first_seed: int, count: int) -> Tensor
     check_seeds(seeds)
     if len(seeds) != count:
         raise ParameterError("seeds", list(seeds), f"must be {count}, one per prompt")
-    return torch.tensor(seeds)
+    return torch.tensor([int(seed) for seed in seeds])
 
 
 Progress = Callable[[float, int, float], None]
@@ -196,6 +197,8 @@ def generate(
         LogitsError: if the model's logits are no finite numbers.
     """
     check_model(model)
+    # Before the number of columns stands beside them, which is no option.
+    check_options(options)
     check_seeds(seeds, options.get("seed"))
     # None stands for "not given": it must not hide the model's own default.
     given = {name: value for name, value in options.items() if value is not None}
@@ -246,7 +249,7 @@ def decode(
         ParameterError: before anything is computed, if an option or a prompt is not allowed.
         LogitsError: if the model's logits are no finite numbers.
     """
-    check_integer("batch_size", batch_size, 1)
+    batch_size = check_integer("batch_size", batch_size, 1)
     check_model(model)
     check_fit(config, model)
     check_prompts(prompts, model.takes_prompts)

@@ -1,5 +1,9 @@
 """Options outside their range are refused by name, value and range."""
 
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 from pjd.decoder.acceptance import ACCEPT_RULES, lenient
@@ -41,6 +45,11 @@ BAD = [
     ("jacobi", {"redraft": "coupled"}, "redraft = 'coupled': must be fresh or gumbel"),
     ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs rows, mask row-causal"),
     ("sjd", {"lag": "fixed"}, "lag = 'fixed': fixed needs rows, mask row-causal"),
+    ("pjd", {"context": np.float64(3)}, "context = np.float64(3.0): must be an integer"),
+    ("pjd", {"context": np.True_}, "context = np.True_: must be an integer"),
+    ("pjd", {"seed": np.int64(-1)}, "seed = np.int64(-1): must be an integer from 0"),
+    ("ar", {"top_p": np.float32("nan")}, "top_p = np.float32(nan)"),
+    ("ar", {"top_p": Decimal("0.5")}, "top_p = Decimal('0.5')"),
     ("pjd", {"stand_in": "last column"}, "stand_in = 'last column': must be one of newest"),
 ]
 
@@ -51,6 +60,20 @@ def test_bad_options_name_parameter_value_and_range(method, options, message):
         configure(method, **options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_numbers_are_kept_as_pythons_own():
+    config = configure(
+        "pjd", context=np.int64(3), top_k=np.uint8(5), seed=np.int32(7), top_p=np.float64(0.5)
+    )
+    plain = configure("pjd", context=3, top_k=5, seed=7, top_p=0.5)
+    assert config == plain and config.digest == plain.digest
+    kept = config.context, config.top_k, config.seed, config.top_p
+    assert [type(value) for value in kept] == [int, int, int, float]
+    halves = configure("pjd", guidance=Fraction(7, 2), temperature=np.int64(2))
+    assert (halves.guidance, type(halves.guidance)) == (3.5, float)
+    # As it was written, for the names of images.
+    assert type(halves.temperature) is type(configure("ar", temperature=2).temperature) is int
 
 
 @pytest.mark.parametrize(

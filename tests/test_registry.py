@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pjd.errors import ParameterError
-from pjd.models import emoji
+from pjd.models import emoji, loading, registry
 from pjd.models.registry import choose_device, configure_for, resolve
 
 
@@ -52,6 +52,22 @@ def test_a_device_is_taken_where_torch_has_it_and_mps_only_if_it_is_asked_for(th
             choose_device(device)
     with pytest.raises(ParameterError, match="must be one of cpu, cuda, mps"):
         choose_device("tpu")
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_read(monkeypatch):
+    monkeypatch.setattr(registry, "resolve", lambda name: None)
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was read"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ParameterError, match="device = 'gpu': must be one of cpu, cuda, mps"):
+        registry.load("emoji-64", device="gpu")
+    with pytest.raises(ParameterError, match="device = 'cuda': must be cpu"):
+        registry.load("emoji-64", device="cuda")
+
+
+@pytest.mark.parametrize("name", [None, 5, ""])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ParameterError, match=f"model = {name!r}: must be a text"):
+        registry.load(name)
 
 
 @pytest.mark.parametrize("name", ["lumina-mgpt-7b-768", "emoji"])

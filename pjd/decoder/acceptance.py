@@ -136,7 +136,7 @@ def lenient(lenience: float) -> AcceptRule:
     Raises:
         ParameterError: if it is outside that range.
     """
-    check_number("lenience", lenience, 1e-6, 1)
+    lenience = check_number("lenience", lenience, 1e-6, 1)
 
     def accepts(inputs: AcceptInputs) -> Tensor:
         return ratio(inputs._replace(uniforms=inputs.uniforms * lenience))

@@ -136,13 +136,13 @@ class DecodeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check every option."""
+        """Check every option, and keep numbers of NumPy as those of Python."""
         for name, choices in CHOICES.items():
             # A rule of one's own is called with tensors; its name is all that can be checked here.
             if not (name == "accept" and hasattr(self.accept, "accepts")):
                 check_choice(name, getattr(self, name), choices)
-        check_integer("window", self.window, 1, MOST)
-        check_integer("group_size", self.group_size, 1, MOST)
+        self._keep_integer("window", 1, MOST)
+        self._keep_integer("group_size", 1, MOST)
         if self.accept == "match" and self.redraft not in ("fresh", "gumbel"):
             allowed = "must be fresh or gumbel where a draft is kept if it is drawn again"
             raise ParameterError("redraft", self.redraft, allowed)
@@ -159,16 +159,25 @@ class DecodeConfig:
                     allowed = f"method {self.method} has no such option: its image is one row"
                     raise ParameterError(name, getattr(self, name), allowed)
         else:
-            check_integer("context", self.context, 1, MOST)
+            self._keep_integer("context", 1, MOST)
             if self.rows is not None:
-                check_integer("rows", self.rows, 1, MOST)
-        check_number("guidance", self.guidance, 0, 1000)
+                self._keep_integer("rows", 1, MOST)
+        self._keep_number("guidance", 0, 1000)
         # Below the smallest of these, logits divided by it would not be finite.
-        check_number("temperature", self.temperature, 1e-6, 1e6, or_zero=True)
-        check_integer("top_k", self.top_k, 0, MOST)
-        check_number("top_p", self.top_p, 1e-6, 1)
-        check_number("min_p", self.min_p, 0, 1)
-        check_integer("seed", self.seed, 0, LAST_SEED)
+        self._keep_number("temperature", 1e-6, 1e6, or_zero=True)
+        self._keep_integer("top_k", 0, MOST)
+        self._keep_number("top_p", 1e-6, 1)
+        self._keep_number("min_p", 0, 1)
+        self._keep_integer("seed", 0, LAST_SEED)
+
+    def _keep_integer(self, name: str, least: int, most: int) -> None:
+        """Check the integer ``name``, see :func:`pjd.errors.check_integer`."""
+        object.__setattr__(self, name, check_integer(name, getattr(self, name), least, most))
+
+    def _keep_number(self, name: str, least: float, most: float, or_zero: bool = False) -> None:
+        """Check the number ``name``, see :func:`pjd.errors.check_number`."""
+        value = check_number(name, getattr(self, name), least, most, or_zero)
+        object.__setattr__(self, name, value)
 
     def check_sizes(self, vocabulary: int | None, rows: int, length: int | None) -> None:
         """Check the options that depend on the sizes of a model.

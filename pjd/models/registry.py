@@ -1,15 +1,14 @@
 """The models by name: where their weights are, their defaults, and how to load them."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import configure
-from pjd.errors import ParameterError, check_choice, no_grid_before, no_guidance
-from pjd.models.catalogue import CATALOGUE, Checkpoint, converted
+from pjd.errors import ParameterError, check_choice, check_text, no_grid_before, no_guidance
+from pjd.models.catalogue import CATALOGUE, Checkpoint
 from pjd.models.embedded import embedded_files, embedded_in, embedded_sampling, embedded_sizes
-from pjd.models.files import check_file, faults, identity
+from pjd.models.files import faults, identity
 from pjd.models.options import check_quantize
 from pjd.paths import WEIGHTS
 
@@ -43,6 +42,7 @@ def resolve(name: str) -> Path:
     Raises:
         ParameterError: if the name is none of these, or if there are no weights.
     """
+    check_text("model", name)
     if name == "emoji":
         best = available()
         if not best:
@@ -247,7 +247,8 @@ def load(
             CPU, so that the device never holds those of 16 bits. None: weights in ``dtype``.
 
     Raises:
-        ParameterError: for an unknown name, dtype or quantize, or missing weights or packages.
+        ParameterError: for an unknown name, device, dtype or quantize, a device that is not there,
+            or missing weights or packages.
         FileNotFoundError: if an official checkpoint lacks a file.
         ValueError: if a file is damaged or of another model, or a tensor is missing, unexpected or
             of another shape.
@@ -255,43 +256,9 @@ def load(
     folder = resolve(name)
     check_dtype(dtype)
     check_quantize(quantize, dtype or default_dtype(name))
-    from pjd.decoder.ordinary import ordinary_state
+    device = choose_device(device)
+    from pjd.models.loading import load_model
 
-    # What modules make by default must be as ever.
-    with ordinary_state():
-        model = read_model(name, folder, dtype or default_dtype(name), quantize)
-        # A device never holds what is not needed: a file's own precision, parts that read images.
-        model.to(device)
-    if compiled:
-        from pjd.decoder.compiled import compile_model
-
-        compile_model(model)
-    return model
-
-
-def read_model(name: str, folder: Path, dtype: str, quantize: str | None) -> Any:
-    """A model on the CPU; see :func:`load`, whose parameters it has, and ``folder``, its own."""
-    import torch
-
-    if quantize is not None:
-        from pjd.models.quantize import import_torchao, quantize_model
-
-        # Before a family imports transformers, which imports torchao too, with its notices.
-        import_torchao()
-    model: Any
-    arithmetic, checkpoint = getattr(torch, dtype), official(name)
-    if checkpoint is None:
-        from pjd.models import emoji
-
-        for file in embedded_files(folder):
-            check_file(file)
-        model = emoji.load(folder.name, folder).to("cpu", arithmetic)
-    else:
-        beside = {part: folder.parent / path for part, path in checkpoint.beside.items()}
-        # What `pjd convert` wrote beside a torch file is read in its place, as in the folder.
-        beside = {p: converted(f) if converted(f).is_file() else f for p, f in beside.items()}
-        family = import_module(f"pjd.models.{adapter(name)}")
-        model = family.load(folder.name, folder, **beside, device="cpu", dtype=arithmetic)
-    if quantize is not None:
-        quantize_model(model)
-    return model
+    return load_model(
+        folder, official(name), device, dtype or default_dtype(name), compiled, quantize
+    )
