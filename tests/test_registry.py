@@ -38,6 +38,16 @@ def test_the_sizes_of_a_model_are_known_before_the_model_is_loaded(tmp_path, mon
         configure_for("mine", "mc-sjd")
 
 
+@pytest.mark.parametrize("written", [".", "./", "../mine", "../mine/below/.."])
+def test_a_folder_is_known_by_its_own_name_however_it_is_written(tmp_path, monkeypatch, written):
+    (tmp_path / "mine" / "below").mkdir(parents=True)
+    for file in ("model.json", "model.safetensors"):
+        (tmp_path / "mine" / file).touch()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert resolve(written).name == "mine"
+    assert resolve(written).samefile(tmp_path / "mine")
+
+
 @pytest.mark.parametrize("there", [(), ("cuda",), ("mps",), ("cuda", "mps")])
 def test_a_device_is_taken_where_torch_has_it_and_mps_only_if_it_is_asked_for(there, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)

@@ -30,7 +30,14 @@ def available() -> list[str]:
 
 def official(name: str) -> Checkpoint | None:
     """The official checkpoint of this name, or of a folder of this name, or None."""
-    return CATALOGUE.get(Path(name).name)
+    return CATALOGUE.get(named(name).name)
+
+
+def named(name: str) -> Path:
+    """The path ``name``, with the folder's own name at its end even if that is written ``.``."""
+    path = Path(name)
+    # Not for others: a path stays as it was written, also one that goes through a link.
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def resolve(name: str) -> Path:
@@ -49,7 +56,7 @@ def resolve(name: str) -> Path:
             raise ParameterError("model", name, f"no weights below {WEIGHTS}: run `dvc pull`")
         name = best[0]
     embedded, checkpoint = name in EMOJI or embedded_in(WEIGHTS / name), official(name)
-    folder = WEIGHTS / name if embedded or name in CATALOGUE else Path(name)
+    folder = WEIGHTS / name if embedded or name in CATALOGUE else named(name)
     if checkpoint is not None:
         if not folder.is_dir():
             allowed = f"no folder {folder}: {checkpoint.guide} says what belongs there"
