@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pjd.errors import ParameterError
-from pjd.paths import ROOT
+from pjd.paths import DATA, ROOT
 from pjd.pipeline.prompts import read
 
 
@@ -77,6 +77,25 @@ def test_a_file_in_another_format_is_refused_in_one_line(tmp_path, name, content
     with pytest.raises(ParameterError, match=message) as raised:
         read(str(tmp_path / name))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not (DATA / "prompts.json").exists(), reason="no corpus here: `dvc pull`")
+def test_the_corpus_prompts_are_all_read_however_their_path_is_written(tmp_path, monkeypatch):
+    listed = json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
+    monkeypatch.chdir(ROOT / "docs")
+    (tmp_path / "link.json").symlink_to(DATA / "prompts.json")
+    for written in ("../docs/../data/emoji/prompts.json", str(tmp_path / "link.json"), "emoji"):
+        table = read(written)
+        assert sorted(table.prompt) == sorted(
+            prompt for group in listed.values() for prompt in group
+        )
+        assert table.groupby("group").size().to_dict() == {g: len(p) for g, p in listed.items()}
+        assert read(written, 8).equals(read("emoji", 8))
+
+
+def test_no_prompts_are_not_counted_where_no_number_is_given():
+    with pytest.raises(ParameterError, match="prompts = 'none': holds no prompt"):
+        read("none")
 
 
 def test_too_few_prompts_or_none(tmp_path, coco):

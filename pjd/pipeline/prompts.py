@@ -14,13 +14,16 @@ SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}
 """Share of each group in the evaluation prompts of the corpus."""
 
 
-def emoji(count: int) -> pd.DataFrame:
-    """The first ``count`` evaluation prompts of the corpus: columns prompt and group.
+def emoji(count: int | None) -> pd.DataFrame:
+    """The first ``count`` evaluation prompts of the corpus: columns prompt and group; None: all.
 
     Half of them are training names in a style held out for them, a quarter are unseen names, and a
     quarter training captions. Each group has a fixed order, so a small set is part of a large one.
     """
     listed = json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
+    if count is None:
+        every = [pd.DataFrame({"prompt": listed[group], "group": group}) for group in SHARES]
+        return pd.concat(every, ignore_index=True)
     parts = []
     remaining = count
     for number, (group, share) in enumerate(SHARES.items()):
@@ -123,7 +126,7 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
     Args:
         source: "emoji" or the path of the corpus' own prompts; "none", for a model that takes
             none: each is empty; or the path of a file in one of the formats of :data:`READERS`.
-        count: number of prompts, from the first one; None: all prompts of a file.
+        count: number of prompts, from the first one; None: all of them, but not of "none".
 
     Raises:
         ParameterError: if there are no prompts, or fewer than ``count``, if the source has no known
@@ -136,11 +139,9 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
         check_integer("images", count, 1)
     if source == "none":
         if count is None:
-            raise ParameterError("images", count, "must be given where there are no prompts")
+            raise ParameterError("prompts", source, "holds no prompt: name a file of them")
         return pd.DataFrame({"prompt": [""] * count, "group": "none"})
-    if source == "emoji" or Path(source).absolute() == DATA / "prompts.json":
-        if count is None:
-            raise ParameterError("images", count, "must be given for the prompts of emoji")
+    if source == "emoji" or Path(source).resolve() == (DATA / "prompts.json").resolve():
         return emoji(count)
     path = Path(source)
     if path.suffix not in READERS:
