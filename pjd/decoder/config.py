@@ -210,19 +210,27 @@ class DecodeConfig:
         return self.guidance != 1
 
     def as_dict(self) -> dict[str, Any]:
-        """All options, for a provenance stamp; a rule of one's own by the name of its function."""
+        """All options, for a provenance stamp; a rule of one's own by its functions.
+
+        Raises:
+            ParameterError: for a rule that cannot be named, see
+                :func:`pjd.decoder.acceptance.rule_name`.
+        """
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         if not isinstance(self.accept, str):
-            options["accept"] = self.accept.accepts.__name__
+            # It is given, so torch, which the command line must not wait for, is imported already.
+            from pjd.decoder.acceptance import rule_name
+
+            options["accept"] = rule_name(self.accept)
         return options
 
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that differ whenever an option differs."""
         # It imports torch, which the command line must not wait for.
-        from pjd.decoder.acceptance import accept_rule
+        from pjd.decoder.acceptance import rule_name
 
         # A rule that has a name is the same by its name.
-        options = {**self.as_dict(), "accept": accept_rule(self.accept).accepts.__name__}
+        options = {**self.as_dict(), "accept": rule_name(self.accept)}
         text = json.dumps(options, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
