@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from click import unstyle
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from pjd.errors import ParameterError
 from pjd.models import registry
 from pjd.models.catalogue import CATALOGUE
 from pjd.paths import ROOT
+from pjd.pipeline import figures
 from tests.tiny import tiny_model
 
 run = CliRunner().invoke
@@ -412,6 +414,48 @@ def test_methods_are_compared_on_the_same_captions(tiny):
         assert picture.width > 100
     # A 4x4 grid: 16 forwards, and 4 + 3 * 2.
     assert "16.0" in done.output and "10.0" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "sjd,ar,sjd"], "methods = 'sjd,ar,sjd': names sjd twice"),
+        (["--methods", "ar,sjd", "--context", "3"], "context = 3: method ar has no such option"),
+        (["--methods", "ar,x"], "method = 'x': must be one of ar"),
+        (["--seed", str(2**62), "--images", "2"], f"seed = {2**62}: must be at most {2**62 - 1}"),
+    ],
+)
+def test_a_comparison_that_would_not_be_what_was_asked_for_is_refused(
+    tiny, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(registry, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = run(app, ["compare", "cat", *arguments])
+    assert isinstance(done.exception, ParameterError), done.output
+    assert message in str(done.exception) and "\n" not in str(done.exception)
+
+
+def test_table_and_picture_name_the_options_that_were_given(tiny, monkeypatch):
+    titles, image_rows = [], figures.image_rows
+
+    def watched(*drawn: object) -> Figure:
+        """The figure, whose title is kept once it has one."""
+        titles.append(image_rows(*drawn))
+        return titles[-1]
+
+    monkeypatch.setattr(figures, "image_rows", watched)
+    options = ["--context", "2", "--guidance", "6", "--temperature", "0.5", "--images", "17"]
+    options += ["--seed", "12345678"]
+    done = run(app, ["compare", "cat", "--methods", "zipar,pjd", *options])
+    assert done.exit_code == 0, done.output
+    (figure,) = titles
+    assert len(figure.axes) == 2 * 16
+    told = "seed 12345678, context 2, guidance 6, temperature 0.5, "
+    for title in (figure.get_supxlabel(), done.output):
+        assert told in " ".join(title.split())
+        assert "17 images (the first 16 in the picture)" in " ".join(title.split())
+    # Over all images: each has 4 + 3 * 2 steps.
+    assert "10.0" in done.output
+    assert "top-k" not in done.output
 
 
 def test_models_and_doctor_name_every_checkpoint(monkeypatch):
