@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pjd.decoder.config import DecodeConfig
+from pjd.decoder.config import LAST_SEED, DecodeConfig
 from pjd.decoder.engine import Decoded, Engine
 from pjd.decoder.grids import (
     at_same_place,
@@ -18,8 +18,9 @@ from pjd.decoder.grids import (
     grids_of,
     tokens_of,
 )
-from pjd.decoder.methods import configure
+from pjd.decoder.methods import check_options, configure
 from pjd.decoder.model import ImageModel, Prompt
+from pjd.decoder.ordinary import ordinary_state
 from pjd.decoder.trace import Trace
 from pjd.errors import (
     ParameterError,
@@ -65,23 +66,20 @@ def check_fit(config: DecodeConfig, model: ImageModel) -> None:
     Raises:
         ParameterError: naming the option, its value and what is allowed.
     """
-    check_integer("top_k", config.top_k, 0, model.vocabulary)
+    grids = [one.grid for one in grids_of(model)]
+    rows, length = max(grid.rows for grid in grids), max(grid.length for grid in grids)
+    config.check_sizes(model.vocabulary, rows, length)
     if config.guided and not model.takes_guidance:
         raise no_guidance(model.name, config.guidance)
     if config.initial == "preview":
         check_same_codebook(model, "initial", config.initial)
-    # More rows than a small grid has are all of its rows.
-    grids = [one.grid for one in grids_of(model)]
-    if config.rows is not None:
-        check_integer("rows", config.rows, 1, max(grid.rows for grid in grids))
-    # A preset's own window may be longer than a small image; a longer one would only take memory.
-    check_integer("window", config.window, 1, max(64, *(grid.length for grid in grids)))
 
 
 def check_model(model: object) -> None:
-    """Raise :class:`ParameterError` if ``model`` is the name of a model, not a model."""
-    if isinstance(model, str):
-        raise ParameterError("model", model, f"must be a model, such as pjd.load({model!r})")
+    """Raise :class:`ParameterError` if ``model`` is no model, such as the name of one."""
+    if not all(hasattr(model, part) for part in ("grid", "vocabulary", "encode")):
+        name = model if isinstance(model, str) else "emoji"
+        raise ParameterError("model", model, f"must be a model, such as pjd.load({name!r})")
 
 
 def check_seeds(seeds: Sequence[int] | None, first_seed: int | None = None) -> None:
@@ -98,9 +96,22 @@ def check_seeds(seeds: Sequence[int] | None, first_seed: int | None = None) -> N
         return
     check_list("seeds", seeds, "integers, such as [0, 7]")
     for seed in seeds:
-        check_integer("seed", seed, 0, 2**62)
+        check_integer("seed", seed, 0, LAST_SEED)
     if first_seed is not None:
         allowed = f"must not be given beside seeds = {shown(seeds)}: give one of them"
+        raise ParameterError("seed", first_seed, allowed)
+
+
+def check_seed_range(first_seed: int, count: int) -> None:
+    """Raise :class:`ParameterError` if the last of ``count`` images from ``first_seed`` has none.
+
+    Args:
+        first_seed: 0 to :data:`LAST_SEED`.
+        count: number of images, whose seeds follow each other; at least 1.
+    """
+    most = LAST_SEED + 1 - count
+    if first_seed > most:
+        allowed = f"must be at most {most}: {count} images have seeds from it on, to {LAST_SEED}"
         raise ParameterError("seed", first_seed, allowed)
 
 
@@ -108,14 +119,16 @@ def seeds_of(seeds: Sequence[int] | None, first_seed: int, count: int) -> Tensor
     """Seeds of ``count`` images, int64 [count]: ``seeds``, or ``first_seed`` and those after it.
 
     Raises:
-        ParameterError: if there are not ``count``, or see :func:`check_seeds`.
+        ParameterError: if there are not ``count``, or see :func:`check_seeds` and
+            :func:`check_seed_range`.
     """
     if seeds is None:
+        check_seed_range(first_seed, count)
         return first_seed + torch.arange(count)
     check_seeds(seeds)
     if len(seeds) != count:
         raise ParameterError("seeds", list(seeds), f"must be {count}, one per prompt")
-    return torch.tensor(seeds)
+    return torch.tensor([int(seed) for seed in seeds])
 
 
 Progress = Callable[[float, int, float], None]
@@ -184,6 +197,8 @@ def generate(
         LogitsError: if the model's logits are no finite numbers.
     """
     check_model(model)
+    # Before the number of columns stands beside them, which is no option.
+    check_options(options)
     check_seeds(seeds, options.get("seed"))
     # None stands for "not given": it must not hide the model's own default.
     given = {name: value for name, value in options.items() if value is not None}
@@ -218,6 +233,7 @@ def decode_grids(
     return parts
 
 
+@ordinary_state()
 def decode(
     model: ImageModel,
     prompts: list[str],
@@ -233,7 +249,7 @@ def decode(
         ParameterError: before anything is computed, if an option or a prompt is not allowed.
         LogitsError: if the model's logits are no finite numbers.
     """
-    check_integer("batch_size", batch_size, 1)
+    batch_size = check_integer("batch_size", batch_size, 1)
     check_model(model)
     check_fit(config, model)
     check_prompts(prompts, model.takes_prompts)

@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-import textwrap
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +21,8 @@ from pjd.console import (
     progress_bar,
 )
 from pjd.decoder.config import DecodeConfig
-from pjd.decoder.methods import PRESETS, combine
-from pjd.errors import ParameterError, check_choice, check_integer
+from pjd.decoder.methods import combine
+from pjd.errors import ParameterError, check_integer
 from pjd.paths import replacing
 from pjd.pipeline.notebook import PATIENT
 from pjd.upkeep import audit, convert, doctor, export, profile, verify
@@ -199,53 +198,40 @@ def compare(
     output: Output = Path("out"),
 ) -> None:
     """Decode the same captions and seeds by several methods; show a table, write a picture."""
-    from pjd.models.registry import choose_compiled, choose_device, configure_for, load
+    from pjd.models.registry import choose_compiled, choose_device, load
+    from pjd.pipeline.comparison import configurations, picture, title
 
-    configs = {}
-    for method in methods.split(","):
-        check_choice("method", method, tuple(PRESETS))
-        configs[method] = configure_for(
-            model,
-            method,
-            guidance=guidance,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-            context=context if PRESETS[method].by_rows else None,
-        )
+    sampling = {"guidance": guidance, "temperature": temperature, "top_k": top_k}
+    configs = configurations(model, methods, context, seed=seed, **sampling)
     batch_size, captions = check_common(model, prompts, file, batch_size, device, dtype, quantize)
     check_integer("images", images, 1, 10_000)
     captions = [caption for caption in captions for _ in range(images)]
     device = choose_device(device)
     check_output(output)
+    from pjd.api import check_fit, check_seed_range
     from pjd.api import decode as run
     from pjd.decoder.grids import tokens_of
     from pjd.jobs import digest, origin
-    from pjd.pipeline.figures import TITLE, image_rows, style
 
+    check_seed_range(seed or 0, len(captions))
     made_from = origin(model, dtype, quantize)
     compiles = choose_compiled(compiled, model, device, len(captions))
     loaded = load(model, device, dtype, compiles, quantize)
+    for config in configs.values():
+        check_fit(config, loaded)
     results = {}
     with progress_bar(len(configs) * len(captions)) as (advance, _):
         for method, config in configs.items():
             results[method] = run(loaded, captions, config, batch_size=batch_size, progress=advance)
     precision = " in ".join(filter(None, (quantize, made_from["dtype"])))
-    title = f"{loaded.name}, {precision}, {len(captions)} images, seed {seed or 0}, {device}"
-    style()
-    figure = image_rows(
-        {method: result.images for method, result in results.items()},
-        captions,
-        {m: [f"{int(steps)} steps" for steps in result.steps] for m, result in results.items()},
-    )
-    below = textwrap.fill(title, TITLE * len(captions))
-    figure.supxlabel(below, fontsize=7.5, parse_math=False)
+    told = {"seed": seed or 0, "context": context, **sampling}
+    name = title(loaded.name, precision, device, len(captions), told)
     record = {**made_from, "prompts": captions, "configs": [c.as_dict() for c in configs.values()]}
-    picture = output / f"comparison-{digest(record)}.png"
-    with replacing(picture) as partial:
-        figure.savefig(partial, dpi=150, format="png")
-    Console().print(comparison_table(results, title, tokens_of(loaded)))
-    typer.echo(picture)
+    written = output / f"comparison-{digest(record)}.png"
+    with replacing(written) as partial:
+        picture(results, captions, name).savefig(partial, dpi=150, format="png")
+    Console().print(comparison_table(results, name, tokens_of(loaded)))
+    typer.echo(written)
 
 
 @app.command()

@@ -29,7 +29,8 @@ from transformers.generation import (
 from pjd.api import check_fit, check_seeds, seeds_of
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.engine import Engine
-from pjd.decoder.methods import configure
+from pjd.decoder.methods import check_options, configure
+from pjd.decoder.ordinary import ordinary_state
 from pjd.errors import ParameterError, shown
 from pjd.models.transformers_decoder import Wrapped
 
@@ -199,10 +200,12 @@ def decoding(
             corresponding option, stopping criteria, or outputs other than tokens.
         LogitsError: when generating, if the model's logits are no finite numbers.
     """
-    # Wrong options are refused now, before anything is generated.
+    # Wrong options are refused now, before anything is generated; ``columns`` is none.
+    check_options(options)
     first_seed = configure(method, seed=seed, **options).seed
     check_seeds(seeds, seed)
 
+    @ordinary_state()
     def decode(
         model: PreTrainedModel,
         input_ids: Tensor,

@@ -11,9 +11,10 @@ import torch
 
 import pjd
 from pjd.models.catalogue import CATALOGUE
+from pjd.models.embedded import embedded_files
 from pjd.models.files import faults
 from pjd.models.memory import needs
-from pjd.models.registry import EMOJI, available, embedded_files
+from pjd.models.registry import EMOJI, available
 from pjd.paths import DATA, ROOT, WEIGHTS
 
 GIB = 2**30

@@ -1,6 +1,8 @@
 """Errors for people: what was wrong, the value seen, and what is allowed."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from operator import index
 from typing import Any
 
 SHOWN = 160
@@ -55,33 +57,41 @@ def _with_message(kind: type[ParameterError], message: str) -> ParameterError:
     return error
 
 
-def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raise :class:`ParameterError` unless ``value`` is an integer in [least, most]."""
-    # bool is an int to Python; YAML's `true` must not pass for 1.
-    good = (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and least <= value
-        and (most is None or value <= most)
-    )
-    if not good:
-        span = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ParameterError(name, value, f"must be an integer {span}")
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> int:
+    """``value``, which may be NumPy's, as an int of Python.
+
+    Raises:
+        ParameterError: unless it is an integer in [least, most].
+    """
+    # bool is an integer to Python; YAML's `true` must not pass for 1.
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = index(value)
+        if least <= number and (most is None or number <= most):
+            return number
+    span = f"at least {least}" if most is None else f"from {least} to {most}"
+    raise ParameterError(name, value, f"must be an integer {span}")
 
 
 def check_number(
     name: str, value: object, least: float, most: float, or_zero: bool = False
-) -> None:
-    """Raise :class:`ParameterError` unless ``value`` is a number in [least, most], or perhaps 0."""
-    good = (
-        isinstance(value, int | float)
+) -> int | float:
+    """``value``, which may be NumPy's, as an int or a float of Python.
+
+    Raises:
+        ParameterError: unless it is a real number in [least, most], or perhaps 0.
+    """
+    # To mypy, real numbers have no order.
+    real: Any = value
+    if (
+        isinstance(value, Real)
         and not isinstance(value, bool)
         # Not true of what is no number or infinite, since the bounds are finite.
-        and (least <= value <= most or (or_zero and value == 0))
-    )
-    if not good:
-        zero = "0, or " if or_zero else ""
-        raise ParameterError(name, value, f"must be {zero}a number from {least:g} to {most:g}")
+        and (least <= real <= most or (or_zero and real == 0))
+    ):
+        # 7 stays 7 and not 7.0: names of images are digests of how options are written.
+        return index(real) if isinstance(value, Integral) else float(real)
+    zero = "0, or " if or_zero else ""
+    raise ParameterError(name, value, f"must be {zero}a number from {least:g} to {most:g}")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

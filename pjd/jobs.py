@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import pjd
-from pjd.api import Progress, Result, decode
+from pjd.api import Progress, Result, check_fit, check_seed_range, decode
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.model import ImageModel
 from pjd.errors import ParameterError
@@ -81,7 +81,11 @@ def plan(
         images: per caption.
         origin: what else the images are made from, see :func:`origin`.
         config: the method and its options.
+
+    Raises:
+        ParameterError: if the last seed would be beyond the largest.
     """
+    check_seed_range(config.seed, len(prompts) * images)
     jobs = []
     for number, prompt in enumerate(prompt for prompt in prompts for _ in range(images)):
         seed = config.seed + number
@@ -192,13 +196,15 @@ def run(
         Outcomes, in the order in which they are finished.
 
     Raises:
-        ParameterError: if several workers are wanted, but Ray or a GPU for each is missing.
+        ParameterError: if several workers are wanted, but Ray or a GPU for each is missing; or if
+            an option does not fit the model.
     """
     batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
     if workers > 1:
         yield from run_remote(name, batches, config, workers, loading)
         return
     model = load(name, **loading)
+    check_fit(config, model)
     for batch in batches:
         yield from attempt(model, batch, config, progress)
 
@@ -216,7 +222,8 @@ class Worker:
         return os.getpid()
 
     def work(self, jobs: list[Job], config: DecodeConfig) -> list[Outcome]:
-        """Do ``jobs``."""
+        """Do ``jobs``; raises :class:`ParameterError` if an option does not fit the model."""
+        check_fit(config, self.model)
         return list(attempt(self.model, jobs, config))
 
 
@@ -242,14 +249,14 @@ def run_remote(
         Outcomes, in the order in which they are finished.
 
     Raises:
-        ParameterError: if Ray, or a GPU for each worker, is missing, or if Ray does not start.
+        ParameterError: if Ray, or a GPU for each worker, is missing, if Ray does not start,
+            or if an option does not fit the model.
     """
     try:
         import ray
     except ImportError as error:
-        raise ParameterError(
-            "workers", workers, "more than 1 needs pip install 'pjd[ray]'"
-        ) from error
+        allowed = "more than 1 needs pip install 'pjd[ray]'"
+        raise ParameterError("workers", workers, allowed) from error
     starts_ray = not ray.is_initialized()
     if starts_ray:
         try:
@@ -262,12 +269,8 @@ def run_remote(
     threads = max(1, (os.cpu_count() or 1) // workers)
     gpus_each = int(loading.get("device") == "cuda")
     # A batch fails only if its worker is lost four times.
-    remote = ray.remote(
-        num_cpus=0,
-        num_gpus=gpus_each,
-        max_restarts=-1,
-        max_task_retries=3,
-    )(Worker)
+    held = {"num_cpus": 0, "num_gpus": gpus_each}
+    remote = ray.remote(**held, max_restarts=-1, max_task_retries=3)(Worker)
     try:
         # Ray would wait for ever for a worker that gets no GPU.
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -288,6 +291,9 @@ def run_remote(
             try:
                 yield from ray.get(done)
             except ray.exceptions.RayError as error:
+                # An option that does not fit the model is said once, not for each image.
+                if isinstance(getattr(error, "cause", None), ParameterError):
+                    raise error.cause from None
                 yield batch, error
     finally:
         if starts_ray:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from click import unstyle
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from pjd.errors import ParameterError
 from pjd.models import registry
 from pjd.models.catalogue import CATALOGUE
 from pjd.paths import ROOT
+from pjd.pipeline import figures
 from tests.tiny import tiny_model
 
 run = CliRunner().invoke
@@ -31,7 +33,7 @@ def tiny(monkeypatch, tmp_path):
     model = tiny_model(grid=4, vocabulary=7)
     monkeypatch.setattr(registry, "resolve", lambda name: tmp_path / name)
     monkeypatch.setattr(registry, "default_sampling", lambda name: model.sampling)
-    monkeypatch.setattr(registry, "columns_of", lambda name: model.grid.columns)
+    monkeypatch.setattr(registry, "sizes_of", lambda name: registry.Sizes(4, 4, 16, 7))
     monkeypatch.setattr(registry, "load", lambda *_, **__: model)
     monkeypatch.setattr(jobs, "load", lambda *_, **__: model)
     monkeypatch.setattr(jobs, "resolve", registry.resolve)
@@ -182,6 +184,13 @@ def test_any_caption_is_made_into_an_image_and_shown_in_one_line(tiny, caption, 
         (["cat", "--temperature", "1e-40"], "temperature = 1e-40"),
         (["cat", "--images", "99999999999"], "images = 99999999999: must be an integer from 1"),
         (["--file", "absent.txt"], "no file absent.txt"),
+        (
+            ["cat", "dog", "--images", "2", "--seed", str(2**62 - 2)],
+            f"seed = {2**62 - 2}: must be at most {2**62 - 3}: 4 images have seeds from it on",
+        ),
+        (["cat", "--top-k", "8"], "top_k = 8: must be an integer from 0 to 7"),
+        (["cat", "--rows", "5"], "rows = 5: must be an integer from 1 to 4"),
+        (["cat", "--window", "65"], "window = 65: must be an integer from 1 to 64"),
     ],
 )
 def test_what_is_not_allowed_is_refused_before_a_model_loads(tiny, monkeypatch, arguments, message):
@@ -190,6 +199,22 @@ def test_what_is_not_allowed_is_refused_before_a_model_loads(tiny, monkeypatch, 
     assert isinstance(done.exception, ParameterError | FileNotFoundError)
     assert message in str(done.exception) and "\n" not in str(done.exception)
     assert not (tiny / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "compare"])
+def test_an_option_that_only_the_loaded_model_refuses_is_refused_once(tiny, monkeypatch, command):
+    # As of an official checkpoint, whose number of codes is in its weights.
+    monkeypatch.setattr(registry, "sizes_of", lambda name: registry.Sizes(4, 4))
+    done = run(app, [command, "cat", "dog", "--top-k", "8", "--batch-size", "1"])
+    assert isinstance(done.exception, ParameterError), done.output
+    assert str(done.exception) == "top_k = 8: must be an integer from 0 to 7"
+    assert not list((tiny / "out").iterdir()) and done.output == ""
+
+
+def test_a_comparison_refuses_what_does_not_fit_before_the_model_loads(tiny, monkeypatch):
+    monkeypatch.setattr(registry, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = run(app, ["compare", "cat", "--top-k", "8"])
+    assert "top_k = 8: must be an integer from 0 to 7" in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +246,7 @@ from tests.tiny import tiny_model
 model = tiny_model(grid=4, vocabulary=7)
 registry.resolve = jobs.resolve = lambda name: pathlib.Path(name)
 registry.default_sampling = lambda name: {}
-registry.columns_of = lambda name: 6
+registry.sizes_of = lambda name: registry.Sizes(6, 6)
 jobs.load, jobs.weights_of = lambda *_, **__: model, lambda name: "0"
 sys.argv = ["pjd", "generate", "--model", "x", "--method", "zipar", "--file", "mine.txt"]
 cli.main()
@@ -389,6 +414,48 @@ def test_methods_are_compared_on_the_same_captions(tiny):
         assert picture.width > 100
     # A 4x4 grid: 16 forwards, and 4 + 3 * 2.
     assert "16.0" in done.output and "10.0" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "sjd,ar,sjd"], "methods = 'sjd,ar,sjd': names sjd twice"),
+        (["--methods", "ar,sjd", "--context", "3"], "context = 3: method ar has no such option"),
+        (["--methods", "ar,x"], "method = 'x': must be one of ar"),
+        (["--seed", str(2**62), "--images", "2"], f"seed = {2**62}: must be at most {2**62 - 1}"),
+    ],
+)
+def test_a_comparison_that_would_not_be_what_was_asked_for_is_refused(
+    tiny, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(registry, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = run(app, ["compare", "cat", *arguments])
+    assert isinstance(done.exception, ParameterError), done.output
+    assert message in str(done.exception) and "\n" not in str(done.exception)
+
+
+def test_table_and_picture_name_the_options_that_were_given(tiny, monkeypatch):
+    titles, image_rows = [], figures.image_rows
+
+    def watched(*drawn: object) -> Figure:
+        """The figure, whose title is kept once it has one."""
+        titles.append(image_rows(*drawn))
+        return titles[-1]
+
+    monkeypatch.setattr(figures, "image_rows", watched)
+    options = ["--context", "2", "--guidance", "6", "--temperature", "0.5", "--images", "17"]
+    options += ["--seed", "12345678"]
+    done = run(app, ["compare", "cat", "--methods", "zipar,pjd", *options])
+    assert done.exit_code == 0, done.output
+    (figure,) = titles
+    assert len(figure.axes) == 2 * 16
+    told = "seed 12345678, context 2, guidance 6, temperature 0.5, "
+    for title in (figure.get_supxlabel(), done.output):
+        assert told in " ".join(title.split())
+        assert "17 images (the first 16 in the picture)" in " ".join(title.split())
+    # Over all images: each has 4 + 3 * 2 steps.
+    assert "10.0" in done.output
+    assert "top-k" not in done.output
 
 
 def test_models_and_doctor_name_every_checkpoint(monkeypatch):

@@ -1,10 +1,25 @@
 """Options outside their range are refused by name, value and range."""
 
-import pytest
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 
-from pjd.decoder.acceptance import ACCEPT_RULES, lenient
+import numpy as np
+import pytest
+from torch import Tensor
+
+from pjd.decoder.acceptance import (
+    ACCEPT_RULES,
+    AcceptInputs,
+    AcceptRule,
+    group,
+    lenient,
+    ratio,
+    survival,
+)
 from pjd.decoder.config import CHOICES, DecodeConfig
-from pjd.decoder.methods import PRESETS, configure
+from pjd.decoder.methods import PRESETS, RASTER, configure
 from pjd.errors import ParameterError
 
 BAD = [
@@ -41,6 +56,11 @@ BAD = [
     ("jacobi", {"redraft": "coupled"}, "redraft = 'coupled': must be fresh or gumbel"),
     ("pjd-staircase", {"mask": "none"}, "lag = 'fixed': fixed needs rows, mask row-causal"),
     ("sjd", {"lag": "fixed"}, "lag = 'fixed': fixed needs rows, mask row-causal"),
+    ("pjd", {"context": np.float64(3)}, "context = np.float64(3.0): must be an integer"),
+    ("pjd", {"context": np.True_}, "context = np.True_: must be an integer"),
+    ("pjd", {"seed": np.int64(-1)}, "seed = np.int64(-1): must be an integer from 0"),
+    ("ar", {"top_p": np.float32("nan")}, "top_p = np.float32(nan)"),
+    ("ar", {"top_p": Decimal("0.5")}, "top_p = Decimal('0.5')"),
     ("pjd", {"stand_in": "last column"}, "stand_in = 'last column': must be one of newest"),
 ]
 
@@ -51,6 +71,20 @@ def test_bad_options_name_parameter_value_and_range(method, options, message):
         configure(method, **options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_numbers_are_kept_as_pythons_own():
+    config = configure(
+        "pjd", context=np.int64(3), top_k=np.uint8(5), seed=np.int32(7), top_p=np.float64(0.5)
+    )
+    plain = configure("pjd", context=3, top_k=5, seed=7, top_p=0.5)
+    assert config == plain and config.digest == plain.digest
+    kept = config.context, config.top_k, config.seed, config.top_p
+    assert [type(value) for value in kept] == [int, int, int, float]
+    halves = configure("pjd", guidance=Fraction(7, 2), temperature=np.int64(2))
+    assert (halves.guidance, type(halves.guidance)) == (3.5, float)
+    # As it was written, for the names of images.
+    assert type(halves.temperature) is type(configure("ar", temperature=2).temperature) is int
 
 
 @pytest.mark.parametrize(
@@ -68,10 +102,54 @@ def test_the_digest_differs_where_an_option_differs():
     assert configure("pjd").digest == configure("pjd").digest
 
 
-def test_a_rule_of_ones_own_is_named_by_its_function():
-    assert configure("sjd").as_dict()["accept"] == "ratio"
-    rule = ACCEPT_RULES["group"]
-    assert configure("sjd", accept=rule).as_dict()["accept"] == "group"
+@pytest.mark.parametrize("name", ACCEPT_RULES)
+def test_a_rule_that_has_a_name_is_recorded_by_it(name):
+    assert DecodeConfig("sjd", **{**RASTER, "accept": name}).as_dict()["accept"] == name
+    given = DecodeConfig("sjd", **{**RASTER, "accept": ACCEPT_RULES[name]})
+    recorded = "lenient 0.75" if name == "lenient" else name
+    assert given.as_dict()["accept"] == recorded
+    assert given.digest == DecodeConfig("sjd", **{**RASTER, "accept": name}).digest
+
+
+def of_ones_own(inputs: AcceptInputs) -> Tensor:
+    """A test of a draft."""
+    return inputs.uniforms < 0.5
+
+
+def depends(threshold: float) -> Callable[[AcceptInputs], Tensor]:
+    """A test of a draft that depends on what is around it."""
+    return lambda inputs: inputs.uniforms < threshold
+
+
+def renamed(threshold: float) -> Callable[[AcceptInputs], Tensor]:
+    """The same, with a name."""
+    test = depends(threshold)
+    test.__name__ = f"below {threshold}"
+    return test
+
+
+def test_rules_of_ones_own_are_told_apart():
+    rules = {
+        "group(near=0.9)": AcceptRule(partial(group, near=0.9)),
+        "group(close=0.1, near=0.9)": AcceptRule(partial(group, near=0.9, close=0.1)),
+        "ratio, correction sampled": AcceptRule(ratio, correction="sampled"),
+        "ratio, share survival": AcceptRule(ratio, share=survival),
+        "lenient 0.5": lenient(0.5),
+        f"{__name__}.of_ones_own": AcceptRule(of_ones_own),
+        f"{__name__}.below 0.25": AcceptRule(renamed(0.25)),
+        f"{__name__}.below 0.75": AcceptRule(renamed(0.75)),
+    }
+    configs = {name: configure("sjd", accept=rule) for name, rule in rules.items()}
+    assert {name: config.as_dict()["accept"] for name, config in configs.items()} == {
+        name: name for name in rules
+    }
+    assert len({config.digest for config in configs.values()}) == len(rules)
+
+
+def test_a_rule_that_cannot_be_told_from_others_is_not_recorded():
+    for test in (depends(0.5), partial(depends(0.5))):
+        with pytest.raises(ParameterError, match=r"accept = .*: cannot be told from other rules"):
+            configure("sjd", accept=AcceptRule(test)).as_dict()
 
 
 def test_lenience_tells_configurations_apart_and_its_name_is_the_same_configuration():

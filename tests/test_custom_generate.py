@@ -99,6 +99,8 @@ def test_the_model_is_left_as_it_was(monkeypatch):
 
 
 def test_what_is_not_allowed_is_one_line():
+    with pytest.raises(pjd.ParameterError, match="columns = 3: no such option; options are"):
+        pjd.decoding("pjd", columns=3)
     with pytest.raises(pjd.ParameterError, match="context = 0"):
         pjd.decoding(context=0)
     model, language = tiny_chameleon(LUMINA)

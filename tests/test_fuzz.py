@@ -151,7 +151,7 @@ def command_line(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "load", lambda *_, **__: MODEL)
         monkeypatch.setattr(module, "resolve", lambda name: tmp_path / "tiny")
     monkeypatch.setattr(registry, "default_sampling", lambda name: MODEL.sampling)
-    monkeypatch.setattr(registry, "columns_of", lambda name: MODEL.grid.columns)
+    monkeypatch.setattr(registry, "sizes_of", lambda name: registry.Sizes(3, 3, 9, 5))
     monkeypatch.setattr(jobs, "weights_of", lambda name: "0123")
     monkeypatch.setattr(jobs, "default_dtype", lambda name: "float32")
 

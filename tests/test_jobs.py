@@ -209,6 +209,14 @@ def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
         assert torch.equal(tokens, together[number])
 
 
+@pytest.mark.slow
+def test_workers_refuse_once_what_does_not_fit_the_model():
+    config = configure("pjd", rows=17)
+    listed = plan(["cat face, noto, on teal"], 4, ORIGIN, config)
+    with pytest.raises(jobs.ParameterError, match=r"^rows = 17: must be an integer from 1 to 16$"):
+        list(run("emoji-64", listed, config, batch_size=1, workers=2))
+
+
 def test_workers_without_ray_are_refused_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(jobs.ParameterError, match=r"workers = 2: .*pjd\[ray\]"):

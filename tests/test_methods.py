@@ -29,6 +29,13 @@ def test_a_preset_has_the_options_that_it_names(method):
     assert preset.by_rows == (config.context is not None)
 
 
+@pytest.mark.parametrize("method", ["ar", "zipar", "zipar-adaptive"])
+def test_a_method_without_drafts_has_no_other_window(method):
+    assert configure(method, window=1) == configure(method)
+    with pytest.raises(ParameterError, match=f"window = 16: must be 1: {method} drafts nothing"):
+        configure(method, window=16)
+
+
 def test_an_option_that_is_none_keeps_the_presets_value():
     assert configure("pjd", window=None, context=2) == configure("pjd", context=2)
     assert configure("pjd", context=2).window == PRESETS["pjd"].choices["window"]

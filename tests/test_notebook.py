@@ -10,6 +10,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 import pjd
 from pjd.errors import ParameterError
+from pjd.models.registry import Sizes
 from pjd.paths import ROOT, RUNS
 from pjd.pipeline import runs
 from pjd.pipeline.notebook import THREADS, NotebookError, limit_threads, main, value_of
@@ -45,7 +46,7 @@ def check_decode(**parameters: object) -> None:
         patch.setattr(runs, "resolve", lambda name: ROOT / name)
         patch.setattr(runs, "weights_of", lambda name: "0123")
         patch.setattr("pjd.models.registry.default_sampling", lambda name: {})
-        patch.setattr("pjd.models.registry.columns_of", lambda name: 6)
+        patch.setattr("pjd.models.registry.sizes_of", lambda name: Sizes(6, 6))
         # The threads of this process are those of all other tests.
         patch.setattr("torch.set_num_threads", lambda threads: None)
         exec(CHECKS, names)

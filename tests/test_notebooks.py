@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pjd.models.registry import embedded_in
+from pjd.models.embedded import embedded_in
 from pjd.paths import NOTEBOOKS, WEIGHTS
 from pjd.pipeline.notebook import run
 

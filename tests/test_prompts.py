@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pjd.errors import ParameterError
-from pjd.paths import ROOT
+from pjd.paths import DATA, ROOT
 from pjd.pipeline.prompts import read
 
 
@@ -47,6 +47,15 @@ def test_parti_takes_numbers_and_words_for_nothing_as_prompts(tmp_path):
     assert table.group.tolist() == ["Abstract", "NA", "7"]
 
 
+@pytest.mark.parametrize("end", ["\t", "\t\t\t", "\tBasic\t\t"])
+def test_parti_takes_the_prompt_column_where_rows_end_with_a_tab(tmp_path, end):
+    path = tmp_path / "PartiPrompts.tsv"
+    path.write_text(f"Prompt\tCategory\tChallenge\n\na cat\tArts{end}\nfox\tFood{end}\n")
+    table = read(str(path))
+    assert table.prompt.tolist() == ["a cat", "fox"]
+    assert table.group.tolist() == ["Arts", "Food"]
+
+
 def test_text_gives_one_prompt_a_line(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("قطة 🐈\n\n  a dog \n", encoding="utf-8")
@@ -68,6 +77,25 @@ def test_a_file_in_another_format_is_refused_in_one_line(tmp_path, name, content
     with pytest.raises(ParameterError, match=message) as raised:
         read(str(tmp_path / name))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not (DATA / "prompts.json").exists(), reason="no corpus here: `dvc pull`")
+def test_the_corpus_prompts_are_all_read_however_their_path_is_written(tmp_path, monkeypatch):
+    listed = json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
+    monkeypatch.chdir(ROOT / "docs")
+    (tmp_path / "link.json").symlink_to(DATA / "prompts.json")
+    for written in ("../docs/../data/emoji/prompts.json", str(tmp_path / "link.json"), "emoji"):
+        table = read(written)
+        assert sorted(table.prompt) == sorted(
+            prompt for group in listed.values() for prompt in group
+        )
+        assert table.groupby("group").size().to_dict() == {g: len(p) for g, p in listed.items()}
+        assert read(written, 8).equals(read("emoji", 8))
+
+
+def test_no_prompts_are_not_counted_where_no_number_is_given():
+    with pytest.raises(ParameterError, match="prompts = 'none': holds no prompt"):
+        read("none")
 
 
 def test_too_few_prompts_or_none(tmp_path, coco):
@@ -127,6 +155,7 @@ def test_other_files_may_have_a_byte_order_mark_and_other_line_ends_too(tmp_path
         ("a.tsv", b"Prompt\tCategory\n", "holds no prompt"),
         ("a.tsv", b"Prompt\tCategory\ncat\tx\n \ty\n", "prompt 2 = ' ': must be a text"),
         ("a.tsv", b"Category\tPrompt\nx\ty\nz\n", "prompt 2 = .*: must be a text"),
+        ("a.tsv", b"Prompt\tCategory\n\nx\ty\n0\tz\tw\n", "line 4 has a cell beyond the 2 columns"),
         ("a.json", b"", "is not in the format coco"),
         ("a.json", b'{"annotations": []}', "holds no prompt"),
         ("a.json", b'{"annotations": null}', "is not in the format coco"),

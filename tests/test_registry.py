@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pjd.errors import ParameterError
-from pjd.models import emoji
+from pjd.models import emoji, loading, registry
 from pjd.models.registry import choose_device, configure_for, resolve
 
 
@@ -17,17 +17,35 @@ def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
         emoji.load("x", tmp_path)
 
 
-def test_a_window_of_rows_is_known_before_the_model_is_loaded(tmp_path, monkeypatch):
+def test_the_sizes_of_a_model_are_known_before_the_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("pjd.models.registry.WEIGHTS", tmp_path)
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "model.safetensors").touch()
-    (folder / "model.json").write_text('{"sampling": {}, "transformer": {"grid": 7}}')
+    (folder / "model.json").write_text(
+        '{"sampling": {}, "transformer": {"grid": 7, "vocabulary": 9}}'
+    )
     assert configure_for("mine", "mc-sjd").window == 14
     assert configure_for("lumina-mgpt-7b-768", "mc-sjd").window == 96
+    for option, most in (("top_k", 9), ("rows", 7), ("window", 64)):
+        assert getattr(configure_for("mine", "pjd", **{option: most}), option) == most
+        with pytest.raises(ParameterError, match=f"{option} = {most + 1}: .* to {most}"):
+            configure_for("mine", "pjd", **{option: most + 1})
+    with pytest.raises(ParameterError, match="rows = 49: must be an integer from 1 to 48"):
+        configure_for("lumina-mgpt-7b-768", "pjd", rows=49)
     (folder / "model.json").write_text('{"sampling": {}}')
     with pytest.raises(ValueError, match="has no grid"):
         configure_for("mine", "mc-sjd")
+
+
+@pytest.mark.parametrize("written", [".", "./", "../mine", "../mine/below/.."])
+def test_a_folder_is_known_by_its_own_name_however_it_is_written(tmp_path, monkeypatch, written):
+    (tmp_path / "mine" / "below").mkdir(parents=True)
+    for file in ("model.json", "model.safetensors"):
+        (tmp_path / "mine" / file).touch()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert resolve(written).name == "mine"
+    assert resolve(written).samefile(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("there", [(), ("cuda",), ("mps",), ("cuda", "mps")])
@@ -44,6 +62,22 @@ def test_a_device_is_taken_where_torch_has_it_and_mps_only_if_it_is_asked_for(th
             choose_device(device)
     with pytest.raises(ParameterError, match="must be one of cpu, cuda, mps"):
         choose_device("tpu")
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_read(monkeypatch):
+    monkeypatch.setattr(registry, "resolve", lambda name: None)
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was read"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ParameterError, match="device = 'gpu': must be one of cpu, cuda, mps"):
+        registry.load("emoji-64", device="gpu")
+    with pytest.raises(ParameterError, match="device = 'cuda': must be cpu"):
+        registry.load("emoji-64", device="cuda")
+
+
+@pytest.mark.parametrize("name", [None, 5, ""])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ParameterError, match=f"model = {name!r}: must be a text"):
+        registry.load(name)
 
 
 @pytest.mark.parametrize("name", ["lumina-mgpt-7b-768", "emoji"])

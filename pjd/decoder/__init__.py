@@ -18,8 +18,8 @@ Read in this order:
 - ``verify``, ``acceptance``, ``redraft``, ``commit``: when a draft is kept, what the others become.
 - ``queries``, ``inputs``, ``shapes``: what one forward pass is fed. ``capture``, ``compiled``: how
   a GPU runs an iteration. ``grids``: models that write several grids, such as a preview first.
-- ``grid``, ``cache``, ``state``, ``sampling``, ``noise``, ``trace``, ``model``: what the above
-  stands on. ``released``: what the authors' released code does otherwise.
+- ``grid``, ``cache``, ``state``, ``sampling``, ``noise``, ``trace``, ``model``, ``ordinary``: what
+  the above stands on. ``released``: what the authors' released code does otherwise.
 
 docs/method.md has the same with pictures, formulas and the glossary, which is the law for names.
 """

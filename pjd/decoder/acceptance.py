@@ -1,12 +1,13 @@
 """When is a draft accepted? The tests, by name (docs/method.md, section 6)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pjd.errors import check_number
+from pjd.errors import ParameterError, check_number
 
 
 class AcceptInputs(NamedTuple):
@@ -136,7 +137,7 @@ def lenient(lenience: float) -> AcceptRule:
     Raises:
         ParameterError: if it is outside that range.
     """
-    check_number("lenience", lenience, 1e-6, 1)
+    lenience = check_number("lenience", lenience, 1e-6, 1)
 
     def accepts(inputs: AcceptInputs) -> Tensor:
         return ratio(inputs._replace(uniforms=inputs.uniforms * lenience))
@@ -158,3 +159,44 @@ ACCEPT_RULES: dict[str, AcceptRule] = {
 def accept_rule(accept: str | AcceptRule) -> AcceptRule:
     """The rule that the option ``accept`` names, or is."""
     return ACCEPT_RULES[accept] if isinstance(accept, str) else accept
+
+
+def rule_name(accept: str | AcceptRule) -> str:
+    """What an option ``accept`` is called where options are recorded: no two rules alike.
+
+    A rule of :data:`ACCEPT_RULES` is called by its test, such as "lenient 0.75", and so is another
+    one that is no more than a test. A correction, a share and bound arguments are added.
+
+    Raises:
+        ParameterError: if a function of the rule cannot be told from another one.
+    """
+    rule = accept_rule(accept)
+    told = [function_name(rule.accepts)]
+    if rule not in ACCEPT_RULES.values():
+        told += [] if rule.correction == "residual" else [f"correction {rule.correction}"]
+        told += [] if rule.share is None else [f"share {function_name(rule.share)}"]
+    return ", ".join(told)
+
+
+def function_name(function: Callable[..., Tensor]) -> str:
+    """A function's name, with its module unless that is this one, and arguments that are bound.
+
+    Args:
+        function: any; of a :class:`functools.partial` its arguments are named too.
+
+    Raises:
+        ParameterError: for a lambda, what has no name, and a function that depends on variables
+            around it, unless it was given a name of its own, as those of :func:`lenient` are.
+    """
+    if isinstance(function, partial):
+        bound = [*map(repr, function.args)]
+        bound += [f"{name}={value!r}" for name, value in sorted(function.keywords.items())]
+        return f"{function_name(function.func)}({', '.join(bound)})"
+    name = getattr(function, "__name__", "<lambda>")
+    written = getattr(function, "__qualname__", name)
+    own_name = written != name and not written.endswith(f".{name}")
+    if name == "<lambda>" or (getattr(function, "__closure__", None) and not own_name):
+        allowed = "cannot be told from other rules: give the function a __name__ of its own"
+        raise ParameterError("accept", function, allowed)
+    told = name if own_name else written
+    return told if function.__module__ == __name__ else f"{function.__module__}.{told}"

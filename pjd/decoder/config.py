@@ -30,6 +30,9 @@ Finish = Literal["aligned", "released"]
 MOST = 2**20
 """No window, context or number of rows or tokens is larger: above, integers of tensors overflow."""
 
+LAST_SEED = 2**62
+"""The largest seed that an image may have."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "start": get_args(Start),
@@ -103,7 +106,7 @@ class DecodeConfig:
         top_p: sample only among the likeliest tokens of this total probability; in (0, 1].
         min_p: sample only among tokens that are at least this share as likely as the likeliest
             one; from 0 to 1, 0 = all.
-        seed: of the first image; image i has seed + i. At least 0.
+        seed: of the first image; image i has seed + i. From 0 to 2**62, that of the last one too.
 
     Raises:
         ParameterError: if an option is outside its range.
@@ -133,13 +136,13 @@ class DecodeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check every option."""
+        """Check every option, and keep numbers of NumPy as those of Python."""
         for name, choices in CHOICES.items():
             # A rule of one's own is called with tensors; its name is all that can be checked here.
             if not (name == "accept" and hasattr(self.accept, "accepts")):
                 check_choice(name, getattr(self, name), choices)
-        check_integer("window", self.window, 1, MOST)
-        check_integer("group_size", self.group_size, 1, MOST)
+        self._keep_integer("window", 1, MOST)
+        self._keep_integer("group_size", 1, MOST)
         if self.accept == "match" and self.redraft not in ("fresh", "gumbel"):
             allowed = "must be fresh or gumbel where a draft is kept if it is drawn again"
             raise ParameterError("redraft", self.redraft, allowed)
@@ -156,16 +159,45 @@ class DecodeConfig:
                     allowed = f"method {self.method} has no such option: its image is one row"
                     raise ParameterError(name, getattr(self, name), allowed)
         else:
-            check_integer("context", self.context, 1, MOST)
+            self._keep_integer("context", 1, MOST)
             if self.rows is not None:
-                check_integer("rows", self.rows, 1, MOST)
-        check_number("guidance", self.guidance, 0, 1000)
+                self._keep_integer("rows", 1, MOST)
+        self._keep_number("guidance", 0, 1000)
         # Below the smallest of these, logits divided by it would not be finite.
-        check_number("temperature", self.temperature, 1e-6, 1e6, or_zero=True)
-        check_integer("top_k", self.top_k, 0, MOST)
-        check_number("top_p", self.top_p, 1e-6, 1)
-        check_number("min_p", self.min_p, 0, 1)
-        check_integer("seed", self.seed, 0, 2**62)
+        self._keep_number("temperature", 1e-6, 1e6, or_zero=True)
+        self._keep_integer("top_k", 0, MOST)
+        self._keep_number("top_p", 1e-6, 1)
+        self._keep_number("min_p", 0, 1)
+        self._keep_integer("seed", 0, LAST_SEED)
+
+    def _keep_integer(self, name: str, least: int, most: int) -> None:
+        """Check the integer ``name``, see :func:`pjd.errors.check_integer`."""
+        object.__setattr__(self, name, check_integer(name, getattr(self, name), least, most))
+
+    def _keep_number(self, name: str, least: float, most: float, or_zero: bool = False) -> None:
+        """Check the number ``name``, see :func:`pjd.errors.check_number`."""
+        value = check_number(name, getattr(self, name), least, most, or_zero)
+        object.__setattr__(self, name, value)
+
+    def check_sizes(self, vocabulary: int | None, rows: int, length: int | None) -> None:
+        """Check the options that depend on the sizes of a model.
+
+        Args:
+            vocabulary: number of codes; None: not known, and not checked.
+            rows: of the largest grid: more than a small grid has are all of its rows.
+            length: tokens of the largest grid; None: not known, and not checked.
+
+        Raises:
+            ParameterError: naming the option, its value and what is allowed.
+        """
+        if vocabulary is not None:
+            check_integer("top_k", self.top_k, 0, vocabulary)
+        if self.rows is not None:
+            check_integer("rows", self.rows, 1, rows)
+        if length is not None:
+            # A preset's own window may be longer than a small image; a longer one would only take
+            # memory.
+            check_integer("window", self.window, 1, max(64, length))
 
     @classmethod
     def names(cls) -> set[str]:
@@ -178,19 +210,27 @@ class DecodeConfig:
         return self.guidance != 1
 
     def as_dict(self) -> dict[str, Any]:
-        """All options, for a provenance stamp; a rule of one's own by the name of its function."""
+        """All options, for a provenance stamp; a rule of one's own by its functions.
+
+        Raises:
+            ParameterError: for a rule that cannot be named, see
+                :func:`pjd.decoder.acceptance.rule_name`.
+        """
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         if not isinstance(self.accept, str):
-            options["accept"] = self.accept.accepts.__name__
+            # It is given, so torch, which the command line must not wait for, is imported already.
+            from pjd.decoder.acceptance import rule_name
+
+            options["accept"] = rule_name(self.accept)
         return options
 
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that differ whenever an option differs."""
         # It imports torch, which the command line must not wait for.
-        from pjd.decoder.acceptance import accept_rule
+        from pjd.decoder.acceptance import rule_name
 
         # A rule that has a name is the same by its name.
-        options = {**self.as_dict(), "accept": accept_rule(self.accept).accepts.__name__}
+        options = {**self.as_dict(), "accept": rule_name(self.accept)}
         text = json.dumps(options, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -23,6 +23,7 @@ from pjd.decoder.grids import seeds_of_grid
 from pjd.decoder.inputs import Inputs, prefill_inputs, step_inputs
 from pjd.decoder.model import ImageModel, Prompt
 from pjd.decoder.noise import Noise, verification_noise
+from pjd.decoder.ordinary import ordinary_state
 from pjd.decoder.queries import Queries, build_queries
 from pjd.decoder.redraft import REDRAFT_RULES
 from pjd.decoder.sampling import guide, has_finite_maximum, probabilities, with_forced_token
@@ -195,6 +196,7 @@ class Engine:
         self.prompt, self.cache = self.prompt.select(sequences), self.cache.select(sequences)
         return state.select(images)
 
+    @ordinary_state()
     @torch.inference_mode()
     def run(self, progress: Callable[[int, int], None] | None = None) -> Decoded:
         """Decode the batch.

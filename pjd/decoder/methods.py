@@ -37,6 +37,11 @@ class Preset:
         """Whether it works on several rows at once, and so has context tokens c."""
         return self.choices["layout"] == "rows"
 
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether it predicts one token per row and forward pass: that is what makes it."""
+        return self.choices["window"] == 1
+
 
 RASTER = {"layout": "raster", "window": 16}
 ROWS = {"layout": "rows", "window": 8, "context": 4}
@@ -191,6 +196,9 @@ def configure(method: str, *, columns: int | None = None, **options: Any) -> Dec
     check_options(options)
     chosen = {name: value for name, value in options.items() if value is not None}
     preset = PRESETS[method]
+    if preset.one_at_a_time and chosen.get("window", 1) != 1:
+        allowed = f"must be 1: {method} drafts nothing; choose another method, see `pjd methods`"
+        raise ParameterError("window", chosen["window"], allowed)
     choices = dict(preset.choices)
     if columns is not None and preset.window_rows is not None:
         choices["window"] = preset.window_rows * columns

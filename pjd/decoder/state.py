@@ -69,6 +69,7 @@ class State:
         images = torch.arange(batch, device=device)
         tokens = counts.new_zeros(batch, layout.rows + 1, layout.columns + window)
         copied = torch.full_like(tokens, -1)
+        shape = batch, n_lanes + 1, window + 1, layout.n_ids
         if preview is not None:
             copied[:, :-1, : layout.columns] = layout.rows_of(preview)
         return cls(
@@ -79,7 +80,7 @@ class State:
             tokens=tokens,
             committed=counts,
             drafted=counts.clone(),
-            draft_probs=torch.zeros(batch, n_lanes + 1, window + 1, layout.n_ids, device=device),
+            draft_probs=torch.zeros(shape, dtype=torch.float32, device=device),
             flushed=counts.new_zeros(batch, 1),
             preview=copied,
             failed_at=counts.new_zeros(batch, 1),

@@ -56,7 +56,7 @@ class Trace:
             rejected=by_row.bool(),
             fed=by_image,
             blocked=by_image.clone(),
-            variation=torch.zeros(batch, window, device=device),
+            variation=torch.zeros(batch, window, dtype=torch.float32, device=device),
         )
 
     def record(self, state: State, band: Band, queries: Queries, verified: Verified) -> None:

@@ -4,9 +4,10 @@ from math import ceil
 from typing import NamedTuple
 
 from pjd.models.catalogue import CATALOGUE
+from pjd.models.embedded import embedded_files, embedded_sampling
 from pjd.models.files import faults
 from pjd.models.memory import needs
-from pjd.models.registry import EMOJI, available, embedded_files, embedded_sampling
+from pjd.models.registry import EMOJI, available
 from pjd.paths import WEIGHTS
 
 

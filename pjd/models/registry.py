@@ -1,14 +1,14 @@
 """The models by name: where their weights are, their defaults, and how to load them."""
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pjd.decoder.config import DecodeConfig
 from pjd.decoder.methods import configure
-from pjd.errors import ParameterError, check_choice, no_grid_before, no_guidance
-from pjd.models.catalogue import CATALOGUE, Checkpoint, converted
-from pjd.models.files import check_file, faults, identity, read_json
+from pjd.errors import ParameterError, check_choice, check_text, no_grid_before, no_guidance
+from pjd.models.catalogue import CATALOGUE, Checkpoint
+from pjd.models.embedded import embedded_files, embedded_in, embedded_sampling, embedded_sizes
+from pjd.models.files import faults, identity
 from pjd.models.options import check_quantize
 from pjd.paths import WEIGHTS
 
@@ -22,19 +22,6 @@ EMOJI = {"emoji-128": 16.0e6, "emoji-96": 4.5e6, "emoji-64": 4.5e6}
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16", "float16")
 
-EMBEDDED_FILES = ("model.json", "model.safetensors")
-"""Files of an embedded model."""
-
-
-def embedded_in(folder: Path) -> bool:
-    """Whether ``folder`` has an embedded model, or one that was trained in the same way."""
-    return all((folder / file).exists() for file in EMBEDDED_FILES)
-
-
-def embedded_files(folder: Path) -> list[Path]:
-    """The files of the embedded model in ``folder``, as far as they are there."""
-    return [folder / file for file in EMBEDDED_FILES if (folder / file).exists()]
-
 
 def available() -> list[str]:
     """Names of the embedded models that are on disk, best first."""
@@ -43,7 +30,14 @@ def available() -> list[str]:
 
 def official(name: str) -> Checkpoint | None:
     """The official checkpoint of this name, or of a folder of this name, or None."""
-    return CATALOGUE.get(Path(name).name)
+    return CATALOGUE.get(named(name).name)
+
+
+def named(name: str) -> Path:
+    """The path ``name``, with the folder's own name at its end even if that is written ``.``."""
+    path = Path(name)
+    # Not for others: a path stays as it was written, also one that goes through a link.
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def resolve(name: str) -> Path:
@@ -55,13 +49,14 @@ def resolve(name: str) -> Path:
     Raises:
         ParameterError: if the name is none of these, or if there are no weights.
     """
+    check_text("model", name)
     if name == "emoji":
         best = available()
         if not best:
             raise ParameterError("model", name, f"no weights below {WEIGHTS}: run `dvc pull`")
         name = best[0]
     embedded, checkpoint = name in EMOJI or embedded_in(WEIGHTS / name), official(name)
-    folder = WEIGHTS / name if embedded or name in CATALOGUE else Path(name)
+    folder = WEIGHTS / name if embedded or name in CATALOGUE else named(name)
     if checkpoint is not None:
         if not folder.is_dir():
             allowed = f"no folder {folder}: {checkpoint.guide} says what belongs there"
@@ -93,7 +88,8 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
             None, has the model's own default or, if it has none, the method's.
 
     Raises:
-        ParameterError: for an unknown model, method or option, or a value outside its range.
+        ParameterError: for an unknown model, method or option, or a value outside its range, or
+            that is known not to fit the model.
     """
     given = {key: value for key, value in options.items() if value is not None}
     checkpoint = official(name)
@@ -101,11 +97,31 @@ def configure_for(name: str, method: str, **options: Any) -> DecodeConfig:
         raise no_guidance(name, given["guidance"])
     if given.get("initial") == "preview" and (checkpoint is None or checkpoint.grids == 1):
         raise no_grid_before("initial", "preview", name)
-    return configure(method, columns=columns_of(name), **{**default_sampling(name), **given})
+    sizes = sizes_of(name)
+    sampling = default_sampling(name)
+    config = configure(method, columns=sizes.columns, **{**sampling, **given})
+    config.check_sizes(sizes.vocabulary, sizes.rows, sizes.length)
+    return config
 
 
-def columns_of(name: str) -> int:
-    """Codes per row of a model, without loading it; see :func:`resolve`.
+class Sizes(NamedTuple):
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        rows: of its largest grid.
+        columns: codes per row.
+        length: tokens of its largest grid; None: not known, there may be row-end tokens.
+        vocabulary: number of codes; None: not known.
+    """
+
+    rows: int
+    columns: int
+    length: int | None = None
+    vocabulary: int | None = None
+
+
+def sizes_of(name: str) -> Sizes:
+    """The sizes of a model, without loading it; see :func:`resolve`.
 
     Raises:
         ParameterError: if there is no such model.
@@ -113,12 +129,9 @@ def columns_of(name: str) -> int:
     """
     checkpoint = official(name)
     if checkpoint is not None:
-        return checkpoint.columns
-    file = resolve(name) / "model.json"
-    grid = read_json(file).get("transformer", {}).get("grid")
-    if not isinstance(grid, int):
-        raise ValueError(f"{file} has no grid: run `dvc pull`")
-    return grid
+        return Sizes(checkpoint.rows, checkpoint.columns)
+    side, vocabulary = embedded_sizes(resolve(name))
+    return Sizes(side, side, side * side, vocabulary)
 
 
 def default_sampling(name: str) -> dict[str, float | int]:
@@ -138,18 +151,6 @@ def takes_prompts(name: str) -> bool:
     """Whether a prompt says what a model's images show, without loading it; see :func:`resolve`."""
     checkpoint = official(name)
     return checkpoint is None or checkpoint.takes_prompts
-
-
-def embedded_sampling(folder: Path) -> dict[str, float | int]:
-    """The defaults that the embedded model in ``folder`` has in its ``model.json``.
-
-    Raises:
-        ValueError: if the file is damaged, or has none.
-    """
-    sampling = read_json(folder / "model.json").get("sampling")
-    if not isinstance(sampling, dict):
-        raise ValueError(f"{folder / 'model.json'} has no sampling: run `dvc pull`")
-    return sampling
 
 
 def default_dtype(name: str) -> str:
@@ -253,42 +254,18 @@ def load(
             CPU, so that the device never holds those of 16 bits. None: weights in ``dtype``.
 
     Raises:
-        ParameterError: for an unknown name, dtype or quantize, or missing weights or packages.
+        ParameterError: for an unknown name, device, dtype or quantize, a device that is not there,
+            or missing weights or packages.
         FileNotFoundError: if an official checkpoint lacks a file.
         ValueError: if a file is damaged or of another model, or a tensor is missing, unexpected or
             of another shape.
     """
     folder = resolve(name)
-    checkpoint = official(name)
     check_dtype(dtype)
     check_quantize(quantize, dtype or default_dtype(name))
-    import torch
+    device = choose_device(device)
+    from pjd.models.loading import load_model
 
-    if quantize is not None:
-        from pjd.models.quantize import import_torchao, quantize_model
-
-        # Before a family imports transformers, which imports torchao too, with its notices.
-        import_torchao()
-    model: Any
-    arithmetic = getattr(torch, dtype or default_dtype(name))
-    if checkpoint is None:
-        from pjd.models import emoji
-
-        for file in embedded_files(folder):
-            check_file(file)
-        model = emoji.load(folder.name, folder).to("cpu", arithmetic)
-    else:
-        beside = {part: folder.parent / path for part, path in checkpoint.beside.items()}
-        # What `pjd convert` wrote beside a torch file is read in its place, as in the folder.
-        beside = {p: converted(f) if converted(f).is_file() else f for p, f in beside.items()}
-        family = import_module(f"pjd.models.{adapter(name)}")
-        model = family.load(folder.name, folder, **beside, device="cpu", dtype=arithmetic)
-    if quantize is not None:
-        quantize_model(model)
-    # A device never holds what is not needed: a file's own precision, or parts that read images.
-    model.to(device)
-    if compiled:
-        from pjd.decoder.compiled import compile_model
-
-        compile_model(model)
-    return model
+    return load_model(
+        folder, official(name), device, dtype or default_dtype(name), compiled, quantize
+    )

@@ -1,7 +1,6 @@
 """Prompts of a run: those of the emoji corpus, or those of a file."""
 
 import codecs
-import io
 import json
 import re
 from pathlib import Path
@@ -15,13 +14,16 @@ SHARES = {"unseen-style": 0.5, "unseen-name": 0.25, "train": 0.25}
 """Share of each group in the evaluation prompts of the corpus."""
 
 
-def emoji(count: int) -> pd.DataFrame:
-    """The first ``count`` evaluation prompts of the corpus: columns prompt and group.
+def emoji(count: int | None) -> pd.DataFrame:
+    """The first ``count`` evaluation prompts of the corpus: columns prompt and group; None: all.
 
     Half of them are training names in a style held out for them, a quarter are unseen names, and a
     quarter training captions. Each group has a fixed order, so a small set is part of a large one.
     """
     listed = json.loads((DATA / "prompts.json").read_text(encoding="utf-8"))
+    if count is None:
+        every = [pd.DataFrame({"prompt": listed[group], "group": group}) for group in SHARES]
+        return pd.concat(every, ignore_index=True)
     parts = []
     remaining = count
     for number, (group, share) in enumerate(SHARES.items()):
@@ -86,11 +88,26 @@ def coco(path: Path) -> pd.DataFrame:
 
 
 def parti(path: Path) -> pd.DataFrame:
-    """The prompts of PartiPrompts.tsv, with their categories as groups."""
-    # A prompt may be a number, or a word that pandas would read as a missing value.
-    text = io.StringIO(read_text(path), newline="")
-    listed = pd.read_csv(text, sep="\t", quoting=3, dtype=str, keep_default_na=False)
-    return pd.DataFrame({"prompt": listed["Prompt"], "group": listed["Category"]})
+    """The prompts of PartiPrompts.tsv, with their categories as groups; blank lines are skipped.
+
+    Raises:
+        ParameterError: naming a line that has a cell beyond those of the first line.
+        ValueError: if the first line does not name the columns Prompt and Category.
+    """
+    # Not by pandas: it takes the first column for an index where rows end with a tab, and reads
+    # more than a text into a prompt that is a number or a lone quote.
+    numbered = enumerate(LINE_END.split(read_text(path)), 1)
+    filled = [(number, line.split("\t")) for number, line in numbered if line.strip(" ")]
+    head = filled[0][1] if filled else []
+    prompt, category = head.index("Prompt"), head.index("Category")
+    listed = []
+    for number, cells in filled[1:]:
+        if any(cells[len(head) :]):
+            found = f"line {number} has a cell beyond the {len(head)} columns: take it out"
+            raise ParameterError("prompts", str(path), found)
+        cells += [""] * len(head)
+        listed.append((cells[prompt], cells[category]))
+    return pd.DataFrame(listed, columns=["prompt", "group"])
 
 
 def lines(path: Path) -> pd.DataFrame:
@@ -109,7 +126,7 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
     Args:
         source: "emoji" or the path of the corpus' own prompts; "none", for a model that takes
             none: each is empty; or the path of a file in one of the formats of :data:`READERS`.
-        count: number of prompts, from the first one; None: all prompts of a file.
+        count: number of prompts, from the first one; None: all of them, but not of "none".
 
     Raises:
         ParameterError: if there are no prompts, or fewer than ``count``, if the source has no known
@@ -122,11 +139,9 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
         check_integer("images", count, 1)
     if source == "none":
         if count is None:
-            raise ParameterError("images", count, "must be given where there are no prompts")
+            raise ParameterError("prompts", source, "holds no prompt: name a file of them")
         return pd.DataFrame({"prompt": [""] * count, "group": "none"})
-    if source == "emoji" or Path(source).absolute() == DATA / "prompts.json":
-        if count is None:
-            raise ParameterError("images", count, "must be given for the prompts of emoji")
+    if source == "emoji" or Path(source).resolve() == (DATA / "prompts.json").resolve():
         return emoji(count)
     path = Path(source)
     if path.suffix not in READERS:
