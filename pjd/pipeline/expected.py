@@ -77,7 +77,10 @@ def compare(table: pd.DataFrame, model: str, expected: dict[str, Any]) -> pd.Dat
                 "here: nothing to compare"
             )
     rows = []
-    for run, claims in expected["runs"].items():
+    # In the order of the table, which is that of params.yaml.
+    place = {run: number for number, run in enumerate(measured.index)}
+    for run in sorted(expected["runs"], key=lambda run: place.get(run, len(place))):
+        claims = expected["runs"][run]
         for name in MEASURES:
             claim = claims[name]
             value = float(measured[name][run]) if run in measured.index else np.nan
