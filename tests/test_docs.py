@@ -304,8 +304,13 @@ def test_the_lenient_runs_are_those_that_were_measured():
             assert is_rounded(text, number), (run, text)
     recorded = json.loads((ROOT / "benchmarks/results/excess.json").read_text())["cases"]
     by_run = {case["run"]: case["excess"] for case in recorded}
-    told = re.search(r"the excess is (.+), AR's own (.+) \(`python", page("docs/tried.md"))
-    runs = ("emoji-128-mc-sjd-128-above-lenient", "emoji-128-ar")
+    told = re.search(
+        r"the excess is (.+), AR's own (.+) \(`python"
+        r".+ on 16×16 is (.+), that of PJD at c = 4 (.+\])",
+        page("docs/tried.md"),
+    )
+    on_16 = ("mc-sjd-64-above-lenient", "pjd-4")
+    runs = ("emoji-128-mc-sjd-128-above-lenient", "emoji-128-ar", *on_16)
     for text, run in zip(told.groups(), runs, strict=True):
         for one, number in zip(re.findall(NUMBER, text), by_run[run], strict=True):
             assert is_rounded(one, number), (run, text)
