@@ -163,7 +163,7 @@ def test_the_command_line_makes_images_without_prompts(folder, tmp_path):
     assert "must be 1" in str(done.exception)
     compared = ["compare", *name, "--images", "2", "--methods", "ar,mc-sjd", *output]
     done = CliRunner().invoke(app, compared)
-    assert done.exit_code == 0 and "2 images, seed 0, cpu" in done.output
+    assert done.exit_code == 0 and "2 images, seed 0, top-k 5, cpu" in done.output
     (picture,) = (tmp_path / "out").glob("comparison-*.png")
     assert picture.stat().st_size > 1000
 

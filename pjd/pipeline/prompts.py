@@ -141,7 +141,7 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
         if count is None:
             raise ParameterError("prompts", source, "holds no prompt: name a file of them")
         return pd.DataFrame({"prompt": [""] * count, "group": "none"})
-    if source == "emoji" or Path(source).resolve() == (DATA / "prompts.json").resolve():
+    if source == "emoji":
         return emoji(count)
     path = Path(source)
     if path.suffix not in READERS:
@@ -149,6 +149,8 @@ def read(source: str, count: int | None = None) -> pd.DataFrame:
         raise ParameterError("prompts", source, allowed)
     if not path.exists():
         raise FileNotFoundError(f"prompts: no file {path}")
+    if path.resolve() == (DATA / "prompts.json").resolve():
+        return emoji(count)
     try:
         table = READERS[path.suffix](path)
     except ParameterError:
