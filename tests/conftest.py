@@ -9,7 +9,10 @@ import torch
 from hypothesis import settings
 
 from pjd.models.emoji import EmojiModel
+from pjd.pipeline.notebook import import_faster
 from tests.tiny import tiny_model
+
+import_faster()
 
 # A run of pytest by itself behaves as `make test` does: what a test starts (dvc, papermill, the
 # kernel, called `python`) comes from this environment, asks no hub and reports to nobody.
