@@ -192,7 +192,7 @@ def test_a_lost_workers_batch_is_done_again_and_nothing_differs():
     def kill_one(processes):
         def later():
             # In the middle of its first batch, which takes longer than this.
-            time.sleep(0.5)
+            time.sleep(0.1)
             os.kill(processes[0], signal.SIGKILL)
             killed.append(processes[0])
 
