@@ -5,6 +5,7 @@ order, and a draw that is nearly a tie falls otherwise; all that follows it then
 """
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from pjd.api import generate
+from pjd.decoder.model import ImageModel
 from pjd.models.registry import load
 from pjd.pipeline.files import write_json
 from pjd.pipeline.prompts import read
@@ -36,13 +38,12 @@ DTYPES = ("float32", "bfloat16")
 
 
 def compared(
-    name: str, dtype: str, method: str, prompts: list[str], sizes: list[int]
+    model: ImageModel, method: str, prompts: list[str], sizes: list[int]
 ) -> Iterator[dict[str, Any]]:
     """Decode the same images in batches of other sizes; image i has seed i.
 
     Args:
-        name: of the model.
-        dtype: of its arithmetic.
+        model: what decodes.
         method: one of :data:`METHODS`.
         prompts: one per image; the reference is one batch of all.
         sizes: of the other batches.
@@ -50,7 +51,6 @@ def compared(
     Yields:
         Per size: how many images have the very codes of the reference, and the share of codes.
     """
-    model = load(name, dtype=dtype)
 
     def tokens(batch: int) -> torch.Tensor:
         seeds = range(len(prompts))
@@ -61,7 +61,6 @@ def compared(
     for size in sizes:
         equal = tokens(size) == reference
         yield {
-            "dtype": dtype,
             "method": method,
             "batch": size,
             "equal_images": int(equal.all(1).sum()),
@@ -80,9 +79,11 @@ def batches(
     prompts = read("emoji", images).prompt.tolist()
     done: list[dict[str, Any]] = []
     described = {**provenance(model=model, images=images), "cases": done}
-    cases = [(dtype, method) for dtype in DTYPES for method in METHODS]
+    models = {dtype: load(model, dtype=dtype) for dtype in DTYPES}
+    cases = list(product(DTYPES, METHODS))
     for dtype, method in track(cases, model, console=Console(stderr=True)):
-        done.extend(compared(model, dtype, method, prompts, [max(1, images // 4), 1]))
+        for found in compared(models[dtype], method, prompts, [max(1, images // 4), 1]):
+            done.append({"dtype": dtype, **found})
         write_json(output, described)
     table = Table("dtype", "method", "batch", "equal images", "equal codes")
     for one in done:

@@ -8,7 +8,6 @@ is 0 for tokens drawn from AR, and differs much less from image to image.
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -16,13 +15,13 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.likelihood import nats_and_excess
+from pjd.decoder.config import DecodeConfig
 from pjd.errors import check_choice
 from pjd.measure.fidelity import bootstrap
 from pjd.models.registry import load
-from pjd.paths import RUNS
-from pjd.pipeline.files import read_table, write_json
+from pjd.pipeline.files import read_run, write_json
 from pjd.pipeline.params import parameters
-from pjd.pipeline.runs import provenance
+from pjd.pipeline.runs import check_weights, column_tensor, provenance, run_folder
 
 RESULTS = Path(__file__).parent / "results" / "excess.json"
 
@@ -44,12 +43,12 @@ def measured(run: str) -> dict[str, Any]:
     Args:
         run: its name; it needs ``make runs``.
     """
-    values = parameters()
-    setting = values["settings"][values["runs"][run]["setting"]]
-    table = read_table(RUNS / run / "decode" / "images.parquet")
-    tokens = torch.from_numpy(np.stack(table.tokens.tolist())).long()
-    model = load(setting["model"])
-    _, excess = nats_and_excess(model, table.prompt.tolist(), tokens, setting["guidance"])
+    decoded = read_run(run_folder(run))
+    check_weights(run, decoded)
+    table, config = decoded.images, DecodeConfig(**decoded.config)
+    sampling = config.guidance, config.temperature
+    tokens = column_tensor(table.tokens)
+    _, excess = nats_and_excess(load(decoded.model), table.prompt.tolist(), tokens, *sampling)
     interval = bootstrap(excess.numpy())
     numbers = [round(number, 4) for number in (interval.mean, interval.low, interval.high)]
     return {"run": run, "images": len(table), "steps": float(table.steps.mean()), "excess": numbers}
