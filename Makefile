@@ -63,12 +63,12 @@ PULL = $(BIN)/dvc pull --allow-missing $(1) </dev/null >/dev/null \
 	|| echo "Not everything was pulled (see above): continuing with what is here." >&2
 
 data: $(VENV)/stamp ## check out the data and weights that ship with the repository
-	@if [ -d .dvc ]; then $(call PULL,data.dvc train); fi
+	@if [ -d .dvc ]; then $(call PULL,data.dvc train prepare); fi
 
 runs: $(VENV)/stamp ## check out the data, and the runs that ship with what was measured on them
 	@if [ -d .dvc ]; then $(call PULL,data.dvc train prepare decode fit-probe compare evaluate); fi
 
-reproduce: runs ## decode the main runs, measure them, draw every figure and table; resumes
+reproduce: data ## decode the main runs, measure them, draw every figure and table; resumes
 	@$(BIN)/python -m pjd.pipeline.reproduce
 	@echo "The report: $(CURDIR)/reports/index.html"
 

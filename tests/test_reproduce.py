@@ -7,7 +7,7 @@ import yaml
 
 from pjd.paths import ROOT
 from pjd.pipeline import clock as clocks
-from pjd.pipeline import reproduce
+from pjd.pipeline import dvc_process, reproduce
 from pjd.pipeline.clock import Clock
 from pjd.pipeline.params import parameters
 from pjd.pipeline.reproduce import Part, at_once, plan, run_part
@@ -17,11 +17,13 @@ MACHINE = {"device": "cpu", "dtype": "float32", "threads": 2}
 
 @pytest.fixture
 def fake_dvc(tmp_path, monkeypatch):
-    """A DVC that runs each stage it is asked for; one called "bad" fails."""
+    """A DVC that runs each stage it is asked for, of which "old" is up to date and "bad" fails."""
     script = tmp_path / "dvc"
     script.write_text(
         f"#!{sys.executable}\n"
         "import os, sys\n"
+        "if sys.argv[2] == 'status':\n"
+        '    sys.exit(print(\'{"a": [], "b": [], "c": [], "bad": []}\'))\n'
         "print('threads', os.environ.get('PJD_THREADS'))\n"
         "for stage in sys.argv[3:]:\n"
         "    if not stage.startswith('-'):\n"
@@ -29,8 +31,8 @@ def fake_dvc(tmp_path, monkeypatch):
         "        if stage == 'bad': sys.exit('it is broken')\n"
     )
     script.chmod(0o755)
-    monkeypatch.setattr(reproduce, "dvc", lambda: str(script))
-    monkeypatch.setattr(reproduce, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(dvc_process, "dvc", lambda: str(script))
+    monkeypatch.setattr(dvc_process, "LOGS", tmp_path / "logs")
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -79,21 +81,42 @@ def test_the_time_is_that_of_other_machines_scaled_by_what_was_seen():
     assert (clock.spent + clocks.STEADY) / (clock.expected + clocks.STEADY) == 2
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [0, 1, 2])
 def test_a_part_runs_all_its_stages(fake_dvc, processes, capsys):
     part = Part("runs", ["a", "b", "c"], processes)
     clock = Clock(at_once([part, Part("report", ["d"])]), {})
     assert set(run_part(part, clock, ["d"])) == {"a", "b", "c"}
     assert capsys.readouterr().out.count("until") == 3
-    told = [log.read_text() for log in reproduce.LOGS.iterdir()]
-    assert [("threads 1" in words) for words in told] == [processes > 1] * processes
+    told = [log.read_text() for log in dvc_process.LOGS.iterdir()]
+    # One process for all, or one per stage.
+    assert [("threads 1" in words) for words in told] == [processes > 1] * (3 if processes else 1)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+def test_no_process_is_started_for_what_is_up_to_date(fake_dvc):
+    part, heard = Part("runs", ["a", "old", "b"], 1), []
+    ran = run_part(
+        part, Clock(at_once([part]), {}), [], lambda stage, left: heard.append((stage, list(left)))
+    )
+    assert set(ran) == {"a", "b"} and heard == [("a", ["b"]), ("b", [])]
+
+
+def test_of_stages_side_by_side_the_longest_come_first():
+    values = parameters()
+    runs = [name for name, run in values["runs"].items() if run["group"] == "main"]
+    times = {f"decode@{run}": float(k) for k, run in enumerate(runs)}
+    decoded = next(part.stages for part in plan(values, times=times) if part.title == "the runs")
+    first = [f"decode@{run}" for run in values["first_pictures"]]
+    assert decoded == first + [
+        f"decode@{run}" for run in runs[::-1] if f"decode@{run}" not in first
+    ]
+
+
+@pytest.mark.parametrize("processes", [0, 1, 2])
 def test_a_stage_that_fails_stops_all_and_is_shown(fake_dvc, processes):
-    part = Part("runs", ["a", "bad", "c"], processes)
+    part = Part("runs", ["a", "bad", "b", "c"], processes)
     with pytest.raises(ChildProcessError, match=r"'bad'(.|\n)*it is broken(.|\n)*log"):
         run_part(part, Clock(at_once([part]), {}), [])
+    assert "c" not in {log.name.removesuffix(".log") for log in dvc_process.LOGS.iterdir()}
 
 
 def test_what_is_finished_is_said_to_stay(monkeypatch, capsys):
