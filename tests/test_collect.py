@@ -8,6 +8,7 @@ from pjd.errors import ParameterError
 from pjd.paths import RUNS
 from pjd.pipeline import runs
 from pjd.pipeline.collect import check_planned, collect
+from pjd.pipeline.files import read_run
 from pjd.pipeline.params import parameters, planned
 from tests.tiny import tiny_model, tiny_stamp
 
@@ -29,7 +30,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_run_is_what_is_planned(run):
-    check_planned(run, "small", SHARED, OPTIONS)
+    check_planned(read_run(run), "small", SHARED, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_another_run_in_its_place_is_refused_by_name(run, setting, shared, optio
 def test_measures_of_other_images_are_refused(run):
     pd.DataFrame({"prompt": ["cat"]}).to_parquet(run / "evaluate" / "images.parquet")
     with pytest.raises(ParameterError, match="run = 'mine': has 2 images, and 1 were measured"):
-        check_planned(run, "small", SHARED, OPTIONS)
+        check_planned(read_run(run), "small", SHARED, OPTIONS)
 
 
 def test_the_runs_that_are_here_are_those_of_the_pipeline():
@@ -69,4 +70,4 @@ def test_the_runs_that_are_here_are_those_of_the_pipeline():
         pytest.skip("nothing was decoded here")
     for name in here:
         plan = plans.loc[name]
-        check_planned(RUNS / name, plan.setting, settings[plan.setting], plan.options)
+        check_planned(read_run(RUNS / name), plan.setting, settings[plan.setting], plan.options)

@@ -9,7 +9,7 @@ import pjd
 from pjd.errors import ParameterError
 from pjd.paths import ROOT
 from pjd.pipeline import runs
-from tests.tiny import tiny_model, tiny_stamp
+from tests.tiny import runs_of_tiny_models, tiny_model, tiny_stamp
 
 NOTEBOOK = json.loads((ROOT / "notebooks" / "04_evaluate.ipynb").read_text())
 CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
@@ -23,10 +23,7 @@ class LoadedError(Exception):
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
     """Names of models that are loaded; runs `own` of the setting emoji-64, and `free` of none."""
-    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(runs, "PROVENANCE", tmp_path / "provenance")
-    monkeypatch.setattr(runs, "weights_of", lambda name: "0123")
-    monkeypatch.setattr(runs, "resolve", lambda name: tmp_path / name)
+    runs_of_tiny_models(tmp_path, monkeypatch)
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
     monkeypatch.setattr("pjd.pipeline.settings.read_setting", lambda name: name)
     made = pjd.generate(tiny_model(), ["cat"], "ar")

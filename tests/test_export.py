@@ -16,7 +16,7 @@ from pjd.errors import ParameterError
 from pjd.models import registry
 from pjd.pipeline import audit, export, runs
 from pjd.pipeline.files import read_run
-from tests.tiny import tiny_model, tiny_stamp
+from tests.tiny import runs_of_tiny_models, tiny_model, tiny_stamp
 
 PROMPTS = ["cat", "red dog", "dog\nred"]
 
@@ -24,10 +24,7 @@ PROMPTS = ["cat", "red dog", "dog\nred"]
 @pytest.fixture
 def result(tmp_path, monkeypatch):
     """A run `tiny` of three images, decoded by a tiny model, with seeds from 7."""
-    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(runs, "PROVENANCE", tmp_path / "provenance")
-    monkeypatch.setattr(runs, "weights_of", lambda name: "0123")
-    monkeypatch.setattr(runs, "resolve", lambda name: tmp_path / name)
+    runs_of_tiny_models(tmp_path, monkeypatch)
     monkeypatch.setattr(export, "load", lambda *_: tiny_model())
     return decode("tiny", 7)
 

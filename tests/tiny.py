@@ -1,7 +1,9 @@
 """A tiny random LlamaGen model for tests: real architecture, no weights on disk."""
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -10,6 +12,7 @@ from pjd.models.captions import Words
 from pjd.models.emoji import EmojiModel
 from pjd.models.llamagen import LlamaGen, LlamaGenConfig
 from pjd.models.tokenizer import Tokenizer
+from pjd.pipeline import runs
 
 
 class TinyConfig(LlamaGenConfig):
@@ -59,3 +62,11 @@ def tiny_stamp(
     known = {} if weights is None else {"weights": weights}
     config = result.config.as_dict()
     return {"setting": setting, "model": "tiny", **known, "dtype": "float32", "config": config}
+
+
+def runs_of_tiny_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are saved below ``folder``, and every model has the weights of :func:`tiny_stamp`."""
+    monkeypatch.setattr(runs, "RUNS", folder / "runs")
+    monkeypatch.setattr(runs, "PROVENANCE", folder / "provenance")
+    monkeypatch.setattr(runs, "weights_of", lambda name: "0123")
+    monkeypatch.setattr(runs, "resolve", lambda name: folder / name)

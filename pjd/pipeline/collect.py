@@ -1,6 +1,7 @@
 """The one tidy table of all runs."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from pjd.errors import ParameterError
 from pjd.measure.fidelity import bootstrap
 from pjd.measure.retrieval import shares_found
-from pjd.pipeline.files import read_run, read_table
+from pjd.pipeline.files import Run, read_run, read_table
 from pjd.pipeline.settings import SAMPLING
 
 OPTIONS = ("method", "context", "window", "rows", "guidance", "top_k", "stand_in", "group_size")
@@ -42,23 +43,23 @@ def collect(runs: Path, planned: pd.DataFrame, settings: dict[str, dict[str, Any
         FileNotFoundError: if one has not been decoded or measured.
         ValueError: if a file of one is damaged.
     """
+    # Each is read once, baselines too.
+    read = cache(lambda name: read_run(runs / name))
     for name, plan in planned.iterrows():
-        check_planned(runs / name, plan.setting, settings[plan.setting], plan.options)
+        check_planned(read(name), plan.setting, settings[plan.setting], plan.options)
     rows = [
         {"run": name, "group": plan.group, "setting": plan.setting}
-        | measured(runs / name, runs / settings[plan.setting]["ar"])
+        | measured(read(name), read(settings[plan.setting]["ar"]))
         for name, plan in planned.iterrows()
     ]
     return pd.DataFrame(rows)
 
 
-def check_planned(
-    path: Path, setting: str, shared: dict[str, Any], options: dict[str, Any]
-) -> None:
+def check_planned(run: Run, setting: str, shared: dict[str, Any], options: dict[str, Any]) -> None:
     """Check that a run is what params.yaml plans, and that what was measured is of all its images.
 
     Args:
-        path: of the run.
+        run: the run.
         setting: the name of its setting.
         shared: what that setting says.
         options: of the run.
@@ -66,7 +67,7 @@ def check_planned(
     Raises:
         ParameterError: naming the run and what differs.
     """
-    run = read_run(path)
+    name = run.path.name
     there = {"setting": run.setting, "model": run.model, "images": len(run.images)}
     there |= {"dtype": run.dtype, **run.config}
     wanted = {"setting": setting, **shared, **options}
@@ -78,31 +79,26 @@ def check_planned(
         if key in wanted and key in there and there[key] != wanted[key]
     ]
     if different:
-        allowed = f"is not what params.yaml plans ({'; '.join(different)}): remove {path}, and "
-        raise ParameterError("run", path.name, allowed + f"`dvc repro evaluate@{path.name}`")
-    measured_images = len(read_table(path / "evaluate" / "images.parquet"))
-    if measured_images != len(run.images):
+        allowed = f"is not what params.yaml plans ({'; '.join(different)}): remove {run.path}, and "
+        raise ParameterError("run", name, allowed + f"`dvc repro evaluate@{name}`")
+    if len(run.evaluated) != len(run.images):
         allowed = (
-            f"has {len(run.images)} images, and {measured_images} were measured: remove "
-            f"{path / 'evaluate'}, and `dvc repro evaluate@{path.name}`"
+            f"has {len(run.images)} images, and {len(run.evaluated)} were measured: remove "
+            f"{run.path / 'evaluate'}, and `dvc repro evaluate@{name}`"
         )
-        raise ParameterError("run", path.name, allowed)
+        raise ParameterError("run", name, allowed)
 
 
-def measured(path: Path, baseline: Path) -> dict[str, object]:
-    """What the table says of the run in ``path``, beside its baseline."""
-    run = read_run(path)
-    decoded = run.images
+def measured(run: Run, baseline: Run) -> dict[str, object]:
+    """What the table says of a run, beside its baseline."""
+    decoded, evaluated = run.images, run.evaluated
     trace, lag, depths = (
-        read_table(path / "decode" / f"{name}.parquet") for name in ("trace", "lag", "depths")
+        read_table(run.path / "decode" / f"{name}.parquet") for name in ("trace", "lag", "depths")
     )
-    evaluated = read_table(path / "evaluate" / "images.parquet")
-    distances = json.loads((path / "evaluate" / "distances.json").read_text())
-    of_baseline = read_table(baseline / "evaluate" / "images.parquet")
-    baseline_steps = read_run(baseline).images.steps
+    distances = json.loads((run.path / "evaluate" / "distances.json").read_text())
     limited = max(1, trace.blocked.sum() + trace.rejected.sum())
     steps = bootstrap(decoded.steps)
-    gap = bootstrap(evaluated.log_likelihood - of_baseline.log_likelihood)
+    gap = bootstrap(evaluated.log_likelihood - baseline.evaluated.log_likelihood)
     n_codes = len(decoded.tokens[0])
     return {
         "model": run.model,
@@ -112,7 +108,7 @@ def measured(path: Path, baseline: Path) -> dict[str, object]:
         "steps": steps.mean,
         "steps_low": steps.low,
         "steps_high": steps.high,
-        "compression": baseline_steps.mean() / steps.mean,
+        "compression": baseline.images.steps.mean() / steps.mean,
         "tokens_per_step": decoded.fed.sum() / decoded.steps.sum(),
         "acceptance": acceptance(evaluated, "flat", "detail"),
         "acceptance_flat": acceptance(evaluated, "flat"),

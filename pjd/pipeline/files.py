@@ -8,8 +8,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -78,24 +80,37 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is damaged ({error}): delete it and run `dvc repro`") from error
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """A decoded run, as :func:`pjd.pipeline.runs.save` wrote it; docs/runs.md has every column.
 
+    Its tables are read when they are asked for, once.
+
     Attributes:
+        path: its folder.
         setting: that it belongs to, if any.
         model: that decoded it, see :func:`pjd.load`.
         weights: digest of that model's files; None: an older run, which does not know it.
         dtype: of the model's arithmetic.
         config: all options of the decoder, by name.
-        images: one row per image.
     """
 
+    path: Path
     setting: str | None
     model: str
     weights: str | None
     dtype: str
     config: dict[str, Any]
-    images: pd.DataFrame
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """One row per image; raises what :func:`read_table` does."""
+        return read_table(self.path / "decode" / "images.parquet")
+
+    @cached_property
+    def evaluated(self) -> pd.DataFrame:
+        """What was measured, one row per image; raises what :func:`read_table` does."""
+        return read_table(self.path / "evaluate" / "images.parquet")
 
 
 def read_run(path: Path) -> Run:
@@ -103,12 +118,10 @@ def read_run(path: Path) -> Run:
 
     Raises:
         FileNotFoundError: if it has not been decoded.
-        ValueError: if a file of it is damaged.
     """
     decoded = path / "decode"
     if not (decoded / "run.json").exists():
         raise FileNotFoundError(f"no run {decoded}: `dvc pull` or `dvc repro decode@{path.name}`")
     stamp = json.loads((decoded / "run.json").read_text())
-    images = read_table(decoded / "images.parquet")
     origin = stamp["setting"], stamp["model"], stamp.get("weights"), stamp["dtype"]
-    return Run(*origin, stamp["config"], images)
+    return Run(path, *origin, stamp["config"])

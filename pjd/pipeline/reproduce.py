@@ -180,7 +180,8 @@ def reproduce(everything: bool = False, record: bool = False) -> None:
 
     Args:
         everything: see :func:`plan`.
-        record: afterwards write the seconds of every stage to ``TIMES``.
+        record: afterwards write the seconds of every stage to ``TIMES``; those that did not run
+            keep theirs.
 
     Raises:
         ChildProcessError: if a stage failed.
@@ -211,7 +212,8 @@ def reproduce(everything: bool = False, record: bool = False) -> None:
         took |= run_part(part, clock, later, show)
     say(f"Done in {(time.time() - began) / 60:.1f} minutes.")
     if record:
-        write_json(TIMES, provenance(seconds={k: round(v, 1) for k, v in took.items()}))
+        seconds = times | {stage: round(of_stage, 1) for stage, of_stage in took.items()}
+        write_json(TIMES, provenance(seconds=seconds))
 
 
 def main(arguments: list[str] | None = None) -> int:
