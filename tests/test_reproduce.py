@@ -100,6 +100,29 @@ def test_no_process_is_started_for_what_is_up_to_date(fake_dvc):
     assert set(ran) == {"a", "b"} and heard == [("a", ["b"]), ("b", [])]
 
 
+def test_files_of_a_killed_process_are_waited_for(tmp_path, monkeypatch):
+    busy, script = tmp_path / "busy", tmp_path / "dvc"
+    script.write_text(
+        f"#!{sys.executable}\nimport pathlib, sys\n"
+        f"busy = pathlib.Path({str(busy)!r})\n"
+        "if busy.exists():\n"
+        "    busy.unlink()\n"
+        "    sys.exit('WARNING: it is frozen\\nERROR: run is busy')\n"
+        "sys.exit(print('{\"a\": []}') if sys.argv[4:] else 'ERROR: no file')\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(dvc_process, "dvc", lambda: str(script))
+    monkeypatch.setattr(dvc_process.time, "sleep", lambda seconds: None)
+    busy.touch()
+    assert dvc_process.changed(["decode"]) == {"a"} and not busy.exists()
+    with pytest.raises(ChildProcessError, match=r"^ERROR: no file$"):
+        dvc_process.changed()
+    busy.touch()
+    monkeypatch.setattr(dvc_process, "PATIENCE", -1.0)
+    with pytest.raises(ChildProcessError, match=r"^ERROR: run is busy$"):
+        dvc_process.changed(["decode"])
+
+
 def test_of_stages_side_by_side_the_longest_come_first():
     values = parameters()
     runs = [name for name, run in values["runs"].items() if run["group"] == "main"]

@@ -18,6 +18,12 @@ LOGS = REPORTS / "logs"
 STARTS = "Running stage '"
 """How DVC's line begins that names the stage it runs now."""
 
+BUSY = "is busy"
+"""What DVC says of files that another process reads or writes."""
+
+PATIENCE = 10.0
+"""Seconds for which files may be busy: those of a process that was killed are, until it is gone."""
+
 
 def dvc() -> str:
     """The program of this environment."""
@@ -34,10 +40,15 @@ def changed(targets: Iterable[str] = ()) -> set[str]:
         ChildProcessError: if DVC cannot tell, with its reason.
     """
     command = [dvc(), "--wait-for-lock", "status", "--json", *targets]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise ChildProcessError(done.stderr.strip())
-    return set(json.loads(done.stdout))
+    end = time.time() + PATIENCE
+    while True:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode == 0:
+            return set(json.loads(done.stdout))
+        if BUSY not in done.stderr or time.time() > end:
+            lines = done.stderr.splitlines()
+            raise ChildProcessError("\n".join(x for x in lines if not x.startswith("WARNING")))
+        time.sleep(1)
 
 
 def pull(groups: Iterable[str]) -> bool:
