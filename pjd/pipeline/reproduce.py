@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from pjd.errors import one_line
 from pjd.paths import REPORTS, ROOT, RUNS
 from pjd.pipeline.clock import Clock
 from pjd.pipeline.devices import listed_devices
@@ -197,8 +198,14 @@ def reproduce(everything: bool = False, record: bool = False) -> None:
     first = {f"decode@{run}" for run in values["first_pictures"]}
 
     def show(stage: str, left: list[str]) -> None:
-        if stage in first and first.isdisjoint(left):
+        if stage not in first or not first.isdisjoint(left):
+            return
+        try:
             draw_first_pictures(values["first_pictures"])
+        # They are a glimpse, and stages run beside them: those must not be left alone.
+        except Exception as error:
+            say(f"  The first pictures cannot be drawn: {one_line(error)}")
+        else:
             say(f"  The first pictures: {FIRST_PICTURES}")
 
     for number, part in enumerate(parts, 1):
