@@ -21,9 +21,10 @@ def fake_dvc(tmp_path, monkeypatch):
     script = tmp_path / "dvc"
     script.write_text(
         f"#!{sys.executable}\n"
-        "import os, sys\n"
+        "import json, os, sys\n"
         "if sys.argv[2] == 'status':\n"
-        '    sys.exit(print(\'{"a": [], "b": [], "c": [], "bad": []}\'))\n'
+        "    known = ('a', 'b', 'c', 'bad', 'decode@ar')\n"
+        "    sys.exit(print(json.dumps(dict.fromkeys(known))))\n"
         "print('threads', os.environ.get('PJD_THREADS'))\n"
         "for stage in sys.argv[3:]:\n"
         "    if not stage.startswith('-'):\n"
@@ -140,6 +141,28 @@ def test_a_stage_that_fails_stops_all_and_is_shown(fake_dvc, processes):
     with pytest.raises(ChildProcessError, match=r"'bad'(.|\n)*it is broken(.|\n)*log"):
         run_part(part, Clock(at_once([part]), {}), [])
     assert "c" not in {log.name.removesuffix(".log") for log in dvc_process.LOGS.iterdir()}
+
+
+@pytest.mark.parametrize("error", [None, OSError("no space left")])
+def test_first_pictures_are_drawn_once_and_stop_nothing(
+    fake_dvc, monkeypatch, tmp_path, capsys, error
+):
+    drawn = []
+
+    def draw(runs: list[str]) -> None:
+        drawn.append(runs)
+        if error is not None:
+            raise error
+
+    parts = [Part("the runs", ["decode@ar", "a", "b"], 1), Part("the report", ["c"])]
+    monkeypatch.setattr(reproduce, "plan", lambda *_: parts)
+    monkeypatch.setattr(reproduce, "parameters", lambda: {"first_pictures": ["ar"]})
+    monkeypatch.setattr(reproduce, "TIMES", tmp_path / "none.json")
+    monkeypatch.setattr(reproduce, "draw_first_pictures", draw)
+    reproduce.reproduce()
+    said = capsys.readouterr().out
+    told = "The first pictures" if error is None else "cannot be drawn: no space left"
+    assert drawn == [["ar"]] and said.index(told) < said.index("  a;") and "Done in" in said
 
 
 def test_what_is_finished_is_said_to_stay(monkeypatch, capsys):
