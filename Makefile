@@ -62,18 +62,18 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 PULL = $(BIN)/dvc pull --allow-missing $(1) </dev/null >/dev/null \
 	|| echo "Not everything was pulled (see above): continuing with what is here." >&2
 
-data: $(VENV)/stamp ## check out the data and weights that ship with the repository
+data: $(VENV)/stamp ## check out the data, prompts and weights that ship with the repository
 	@if [ -d .dvc ]; then $(call PULL,data.dvc train prepare); fi
 
 runs: $(VENV)/stamp ## check out the data, and the runs that ship with what was measured on them
 	@if [ -d .dvc ]; then $(call PULL,data.dvc train prepare decode fit-probe compare evaluate); fi
 
-reproduce: data ## decode the main runs, measure them, draw every figure and table; resumes
+reproduce: runs ## decode the main runs, measure them, draw every figure and table; resumes
 	@$(BIN)/python -m pjd.pipeline.reproduce
 	@echo "The report: $(CURDIR)/reports/index.html"
 
 everything: data ## decode and measure all runs anew, some hours on 2 cores; resumes
-	@$(BIN)/python -m pjd.pipeline.reproduce --everything
+	@$(BIN)/python -m pjd.pipeline.reproduce
 	@echo "The report: $(CURDIR)/reports/index.html"
 
 NAME ?= emoji-64

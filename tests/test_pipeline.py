@@ -140,7 +140,7 @@ def test_runs_that_ship_are_those_that_the_pipeline_would_make(tmp_path):
 @pytest.mark.slow
 def test_smoke_profile_runs_the_whole_pipeline(tmp_path):
     folder = project_with_data(tmp_path, "smoke")
-    done = shell(folder, "python -m pjd.pipeline.reproduce --everything")
+    done = shell(folder, "python -m pjd.pipeline.reproduce")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert (folder / "reports" / "first_pictures.png").stat().st_size > 10_000
     table = pd.read_parquet(folder / "results" / "runs.parquet").set_index("run")

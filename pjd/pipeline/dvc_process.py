@@ -1,4 +1,4 @@
-"""DVC as processes of its own: several may run side by side, and a kill ends one of them alone."""
+"""DVC in processes of its own, of which several may run side by side."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pjd.paths import REPORTS, ROOT
 from pjd.pipeline.notebook import THREADS
 
 LOGS = REPORTS / "logs"
-"""Folder of what DVC and the notebooks say."""
+"""Folder of what DVC and the notebooks say: a file per process, named after its first stage."""
 
 STARTS = "Running stage '"
 """How DVC's line begins that names the stage it runs now."""
@@ -46,41 +46,30 @@ def changed(targets: Iterable[str] = ()) -> set[str]:
         if done.returncode == 0:
             return set(json.loads(done.stdout))
         if BUSY not in done.stderr or time.time() > end:
-            lines = done.stderr.splitlines()
-            raise ChildProcessError("\n".join(x for x in lines if not x.startswith("WARNING")))
+            lines = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
+            raise ChildProcessError("\n".join([f"dvc status: {done.returncode}", *lines]))
         time.sleep(1)
-
-
-def pull(groups: Iterable[str]) -> bool:
-    """Check out what comes with the repository, and is not there yet.
-
-    Returns:
-        Whether all went well; if not, DVC has told what did not.
-    """
-    command = [dvc(), "--wait-for-lock", "pull", "--allow-missing", *groups]
-    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    return done.returncode == 0
 
 
 class Process:
     """A DVC process, and what it says."""
 
-    def __init__(self, stages: list[str], beside: int) -> None:
+    def __init__(self, stages: list[str], single: bool, threads: int | None) -> None:
         """Start it; its words go to a file, so that it lives on if nobody reads them.
 
         Args:
             stages: what DVC is asked for.
-            beside: how many run at once; if it is one of several, it computes with one thread. With
-                0, DVC also runs what the stages depend on.
+            single: not for what the stages depend on.
+            threads: the most that a stage computes with; None: as its command says.
         """
         LOGS.mkdir(parents=True, exist_ok=True)
         self.stages = stages
         self.log = LOGS / f"{stages[0]}.log"
         self.running: str | None = None
         self.began = 0.0
-        options = ["--single-item"] if beside else []
+        options = ["--single-item"] if single else []
         command = [dvc(), "--wait-for-lock", "repro", *options, *stages]
-        limit = {THREADS: "1", "OMP_NUM_THREADS": "1"} if beside > 1 else {}
+        limit = {} if threads is None else dict.fromkeys((THREADS, "OMP_NUM_THREADS"), str(threads))
         with self.log.open("w") as told:
             self.process = subprocess.Popen(
                 command,
@@ -102,7 +91,8 @@ class Process:
                 self.began = time.time()
                 started(self.running)
         if not alive:
-            self.end(ended)
+            if not self.failed:
+                self.end(ended)
             self.reader.close()
         return alive
 
@@ -111,3 +101,13 @@ class Process:
         if self.running is not None:
             ended(self.running, time.time() - self.began)
         self.running = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended, and not well."""
+        return bool(self.process.poll())
+
+    def end_of_log(self) -> str:
+        """The last lines of what it said, and where all of it is."""
+        lines = self.log.read_text(errors="replace").splitlines()[-25:]
+        return "\n".join([*lines, f"(all of it: {self.log})"])

@@ -1,4 +1,4 @@
-"""`make reproduce`: decode the main runs, draw everything, and say what comes next and until when.
+"""`make reproduce`: run what is out of date, and say what comes next and until when.
 
 DVC decides what is out of date, and runs it. This module only gives it the stages in an order that
 has the first pictures early, and runs stages of one core each side by side, a DVC process each.
@@ -7,30 +7,27 @@ has the first pictures early, and runs stages of one core each side by side, a D
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pjd.errors import one_line
+from pjd.errors import ParameterError
 from pjd.paths import REPORTS, ROOT, RUNS
 from pjd.pipeline.clock import Clock
 from pjd.pipeline.devices import listed_devices
-from pjd.pipeline.dvc_process import Process, changed, pull
-from pjd.pipeline.files import read_run, write_json
+from pjd.pipeline.dvc_process import Process, changed
+from pjd.pipeline.files import write_json
 from pjd.pipeline.lock import restore
 from pjd.pipeline.notebook import PATIENT
 from pjd.pipeline.params import parameters
-from pjd.pipeline.runs import provenance
 
 TIMES = ROOT / "benchmarks" / "results" / "reproduce.json"
 """Seconds of every stage, written by ``--record``; times that are told are scaled from them."""
 
 FIRST_PICTURES = REPORTS / "first_pictures.png"
-
-SHIPPED = ("decode", "fit-probe", "compare", "evaluate")
-"""Groups of stages of which some items come with the repository."""
 
 LOOK = 0.2
 """Seconds between two looks at what DVC says."""
@@ -45,59 +42,82 @@ class Part(NamedTuple):
     Attributes:
         title: what a line calls them.
         stages: by DVC's names, in order.
-        processes: of DVC at once, one per stage; what the stages depend on must be up to date. With
-            0, one process brings all of them up to date, with what they depend on.
-        shipped: groups of stages, whose items that come with the repository are checked out first.
+        processes: of DVC at once, one per stage. It is not asked for what the stages depend on:
+            that must be up to date, or they fail or are run again later. With 0, one process brings
+            all of them up to date, with what they depend on.
     """
 
     title: str
     stages: list[str]
     processes: int = 0
-    shipped: tuple[str, ...] = ()
 
 
-def plan(
-    values: dict[str, Any], everything: bool = False, times: dict[str, float] | None = None
-) -> list[Part]:
+def plan(values: dict[str, Any], times: dict[str, float]) -> list[Part]:
     """All parts, in order.
 
     Args:
         values: params.yaml.
-        everything: decode and measure all runs, not only those of the group "main".
         times: seconds of stages elsewhere. Of stages that run side by side, long ones come first,
-            so that no core waits for the last one; those of the first pictures come before them.
+            so that no core waits long for the last one; the first pictures come before them.
+
+    Raises:
+        ParameterError: if a run of the first pictures is none of the runs.
     """
-    known = times or {}
 
     def longest_first(stages: list[str]) -> list[str]:
-        return sorted(stages, key=lambda stage: -known.get(stage, 0.0))
+        return sorted(stages, key=lambda stage: -times.get(stage, 0.0))
 
-    runs = {k: v for k, v in values["runs"].items() if everything or v["group"] == "main"}
-    first = values["first_pictures"]
+    first, runs = values["first_pictures"], values["runs"]
+    for name in first:
+        if name not in runs:
+            raise ParameterError("first_pictures", name, "must be names of `runs` in params.yaml")
     others = [f"decode@{run}" for run in runs if run not in first]
-    settings = dict.fromkeys(run["setting"] for run in runs.values())
     cores = min(os.cpu_count() or 1, MOST)
-    on_cpu = values["machine"]["device"] == "cpu"
-    # On a CPU one thread each: two threads of a process would wait for each other.
-    computing = cores if on_cpu else max(1, len(listed_devices()))
-    decoding = [*(f"decode@{run}" for run in first), *longest_first(others)]
-    shipped = () if everything else SHIPPED
-    figures = longest_first([f"draw@{name}" for name in values["figures"]])
+    computing = cores
+    if values["machine"]["device"] != "cpu":
+        computing = max(1, len(listed_devices()))
+    compared = [f"compare@{name}" for name in values["settings"]]
+    evaluated = longest_first([f"evaluate@{run}" for run in runs])
+    drawn = longest_first([f"draw@{name}" for name in values["figures"]])
     return [
         Part("what runs depend on", ["hash-decoder", "prepare"]),
-        Part("the runs", decoding, computing),
-        Part("what measures them", ["hash-measures", "fit-probe"], shipped=shipped),
-        Part("what they are compared with", [f"compare@{name}" for name in settings], computing),
-        Part("their measurement", [f"evaluate@{run}" for run in runs], computing),
+        Part("the runs", [f"decode@{run}" for run in first] + longest_first(others), computing),
+        Part("what measures them", ["hash-measures", "fit-probe"]),
+        Part("what they are compared with", compared, computing),
+        Part("their measurement", evaluated, computing),
         Part("the table of runs", ["collect", "hash-figures"]),
-        Part("the figures", figures, cores),
+        Part("the figures", drawn, cores),
         Part("the report", ["report"]),
     ]
 
 
+def due(part: Part, outdated: set[str]) -> Part:
+    """The stages of ``part`` that will run, as far as one can tell.
+
+    Args:
+        part: with all its stages.
+        outdated: stages that are out of date before anything has run.
+    """
+    runs_change = any(stage.partition("@")[0] in ("decode", "evaluate") for stage in outdated)
+
+    def will_run(stage: str) -> bool:
+        kind, _, name = stage.partition("@")
+        return (
+            stage in outdated
+            or (kind == "evaluate" and f"decode@{name}" in outdated)
+            or (kind in ("collect", "draw", "report") and runs_change)
+        )
+
+    return part._replace(stages=[stage for stage in part.stages if will_run(stage)])
+
+
 def at_once(parts: list[Part]) -> dict[str, int]:
     """By stage, how many stages of its part run at once."""
-    return {stage: max(1, part.processes) for part in parts for stage in part.stages}
+    return {
+        stage: max(1, min(part.processes, len(part.stages)))
+        for part in parts
+        for stage in part.stages
+    }
 
 
 def say(text: str) -> None:
@@ -109,15 +129,15 @@ def run_part(
     part: Part,
     clock: Clock,
     later: list[str],
-    after: Callable[[str, list[str]], None] = lambda stage, left: None,
+    after: Callable[[list[str]], None] = lambda left: None,
 ) -> dict[str, float]:
     """Let DVC run a part, a line per stage that runs.
 
     Args:
         part: what to run.
         clock: says until when.
-        later: stages of the parts that follow.
-        after: is told each stage that has ended, and those of the part that have not.
+        later: stages that are due in the parts that follow.
+        after: is called when a process has ended well, with the stages of the part that have not.
 
     Returns:
         Seconds of each stage that ran.
@@ -127,6 +147,10 @@ def run_part(
             it are waited for.
     """
     left, took = list(part.stages), {}
+    if part.processes:
+        # To hear of one stage that it is up to date takes as long as to ask for all of its kind.
+        outdated = changed({stage.partition("@")[0] for stage in part.stages})
+        left = [stage for stage in part.stages if stage in outdated]
 
     def started(stage: str) -> None:
         done = clock.until([*left, *later])
@@ -138,104 +162,109 @@ def run_part(
         if stage in left:
             left.remove(stage)
 
-    if part.processes:
-        # To hear of one stage that it is up to date takes as long as to ask for all of its kind.
-        outdated = changed({stage.partition("@")[0] for stage in part.stages})
-        left = [stage for stage in part.stages if stage in outdated]
     waiting = [[stage] for stage in left] if part.processes else [left[:]]
+    beside = min(max(1, part.processes), len(waiting))
+    # Several stages share the cores: two threads of one would wait for each other.
+    threads = 1 if beside > 1 else None
     running: list[Process] = []
     failed: list[Process] = []
     while running or (waiting and not failed):
-        while waiting and not failed and len(running) < max(1, part.processes):
-            running.append(Process(waiting.pop(0), part.processes))
+        while waiting and not failed and len(running) < beside:
+            running.append(Process(waiting.pop(0), bool(part.processes), threads))
         time.sleep(LOOK)
-        for process in running[:]:
-            if process.look(started, ended):
-                continue
+        for process in [one for one in running if not one.look(started, ended)]:
             running.remove(process)
-            if process.process.returncode:
+            if process.failed:
                 failed.append(process)
-            else:
-                after(process.stages[-1], left)
-    for process in failed:
-        end = process.log.read_text(errors="replace").splitlines()[-25:]
-        raise ChildProcessError("\n".join([*end, f"(all of it: {process.log})"]))
+                continue
+            # DVC does not name those that it has brought back from its cache.
+            left[:] = [stage for stage in left if stage not in process.stages]
+            after(left)
+    if failed:
+        raise ChildProcessError("\n".join(process.end_of_log() for process in failed))
     return took
 
 
 def draw_first_pictures(runs: list[str]) -> None:
-    """A few pictures of the first runs, one row each, with their steps."""
-    from pjd.models.registry import load
-    from pjd.pipeline.figures import compared, first_of_groups, style
+    """Draw the first pictures, unless they are there and newer than ``runs``; say where they are.
 
-    style()
-    setting = parameters()["settings"][parameters()["runs"][runs[0]]["setting"]]
-    first = read_run(RUNS / runs[0]).images
-    figure = compared(load(setting["model"]), runs, first_of_groups(first, 8))
-    FIRST_PICTURES.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIRST_PICTURES, bbox_inches="tight")
+    In a process of its own: it computes beside stages, and its failure must not stop them.
+    """
+    made = [(RUNS / run / "decode").stat().st_mtime for run in runs]
+    if FIRST_PICTURES.exists() and FIRST_PICTURES.stat().st_mtime >= max(made):
+        return
+    command = [sys.executable, "-m", "pjd.pipeline.first_pictures"]
+    environment = {**os.environ, **PATIENT, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        why = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        say(f"  The first pictures cannot be drawn: {why[-1]}")
+    else:
+        say(f"  The first pictures: {FIRST_PICTURES}")
 
 
-def reproduce(everything: bool = False, record: bool = False) -> None:
+def reproduce(record: bool = False) -> None:
     """Run all parts; what is up to date is not run again.
 
     Args:
-        everything: see :func:`plan`.
         record: afterwards write the seconds of every stage to ``TIMES``; those that did not run
             keep theirs.
 
     Raises:
         ChildProcessError: if a stage failed.
+        ParameterError: see :func:`plan`.
     """
-    if not changed():
+    outdated = changed()
+    if not outdated:
         say("Everything is up to date.")
         return
     values = parameters()
     times = json.loads(TIMES.read_text())["seconds"] if TIMES.exists() else {}
-    parts = plan(values, everything, times)
-    clock, began = Clock(at_once(parts), times), time.time()
+    parts = plan(values, times)
+    expected = [due(part, outdated) for part in parts]
+    clock, began = Clock(at_once(parts) | at_once(expected), times), time.time()
     took: dict[str, float] = {}
     first = {f"decode@{run}" for run in values["first_pictures"]}
 
-    def show(stage: str, left: list[str]) -> None:
-        if stage not in first or not first.isdisjoint(left):
-            return
-        try:
-            draw_first_pictures(values["first_pictures"])
-        # They are a glimpse, and stages run beside them: those must not be left alone.
-        except Exception as error:
-            say(f"  The first pictures cannot be drawn: {one_line(error)}")
-        else:
-            say(f"  The first pictures: {FIRST_PICTURES}")
+    tried: list[list[str]] = []
 
-    for number, part in enumerate(parts, 1):
-        later = [stage for following in parts[number:] for stage in following.stages]
+    def after(left: list[str]) -> None:
+        if not tried and first.isdisjoint(left):
+            tried.append(values["first_pictures"])
+            draw_first_pictures(values["first_pictures"])
+
+    for number, part in enumerate(parts):
+        now = expected[number].stages
+        later = [stage for following in expected[number + 1 :] for stage in following.stages]
         say(
-            f"{number}/{len(parts)}: {part.title}, until {clock.until(part.stages)}; all done at "
-            f"about {clock.until([*part.stages, *later])}"
+            f"{number + 1}/{len(parts)}: {part.title}, until {clock.until(now)}; all done at "
+            f"about {clock.until([*now, *later])}"
         )
-        if part.shipped and not pull(part.shipped):
-            say("  Not everything was checked out (see above): going on with what is here.")
-        took |= run_part(part, clock, later, show)
+        decodes = first.issubset(part.stages)
+        took |= run_part(part, clock, later, after if decodes else lambda left: None)
     say(f"Done in {(time.time() - began) / 60:.1f} minutes.")
     if record:
-        seconds = times | {stage: round(of_stage, 1) for stage, of_stage in took.items()}
-        write_json(TIMES, provenance(seconds=seconds))
+        write_times(times | {stage: round(seconds, 1) for stage, seconds in took.items()})
+
+
+def write_times(seconds: dict[str, float]) -> None:
+    """Write :data:`TIMES`, with the circumstances of now."""
+    # It imports torch, which `make reproduce` need not wait for.
+    from pjd.pipeline.runs import provenance
+
+    write_json(TIMES, provenance(seconds=seconds))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: ``python -m pjd.pipeline.reproduce``."""
     parser = argparse.ArgumentParser(prog="pjd.pipeline.reproduce", description=__doc__)
-    parser.add_argument("--everything", action="store_true", help="decode all runs, not the main")
     parser.add_argument("--record", action="store_true", help=f"write {TIMES.relative_to(ROOT)}")
     options = parser.parse_args(arguments)
-    # The first pictures are drawn here, beside two stages that compute.
-    os.environ.update(PATIENT | os.environ)
     try:
         said = restore()
         if said:
             say(said)
-        reproduce(options.everything, options.record)
+        reproduce(options.record)
     except (ChildProcessError, FileNotFoundError, ValueError) as error:
         print(
             f"{error}\npjd: stopped. What is finished stays; run it again to go on.",
