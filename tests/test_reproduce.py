@@ -80,7 +80,10 @@ def test_on_gpus_as_many_stages_as_devices_run_at_once(monkeypatch):
 
 
 def test_the_time_is_that_of_other_machines_scaled_by_what_was_seen():
-    parts = [Part("runs", ["decode@a", "decode@b", "decode@new"]), Part("figures", ["draw@x", "draw@y"], 2)]
+    parts = [
+        Part("runs", ["decode@a", "decode@b", "decode@new"]),
+        Part("figures", ["draw@x", "draw@y"], 2),
+    ]
     clock = Clock(at_once(parts), {"decode@a": 100.0, "decode@b": 300.0, "draw@x": 8.0})
     assert clock.of("decode@b") == 300 and clock.of("draw@x") == 4
     # One that was never timed takes as long as others of its kind.

@@ -208,7 +208,7 @@ def reproduce(record: bool = False) -> None:
 
     Args:
         record: afterwards write the seconds of every stage to ``TIMES``; those that did not run
-            keep theirs.
+            keep theirs, which may be another machine's.
 
     Raises:
         ChildProcessError: if a stage failed.
@@ -244,7 +244,9 @@ def reproduce(record: bool = False) -> None:
         took |= run_part(part, clock, later, after if decodes else lambda left: None)
     say(f"Done in {(time.time() - began) / 60:.1f} minutes.")
     if record:
-        write_times(times | {stage: round(seconds, 1) for stage, seconds in took.items()})
+        measured = times | {stage: round(seconds, 1) for stage, seconds in took.items()}
+        stages = {stage for part in parts for stage in part.stages} | took.keys()
+        write_times({stage: measured[stage] for stage in measured if stage in stages})
 
 
 def write_times(seconds: dict[str, float]) -> None:
