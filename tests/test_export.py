@@ -47,6 +47,10 @@ def test_a_run_is_read_as_it_was_written(result):
     assert runs.column_tensor(run.images.tokens).equal(result.tokens)
     with pytest.raises(FileNotFoundError, match=r"no run .*absent/decode: .*decode@absent"):
         read_run(runs.run_folder("absent"))
+    # Before the table is asked for, and so before a model is loaded.
+    (runs.run_folder("tiny") / "decode" / "images.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"images\.parquet is damaged \(.*: delete it"):
+        read_run(runs.run_folder("tiny"))
 
 
 def test_other_weights_than_the_runs_are_refused_before_they_are_loaded(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow.parquet import read_metadata
 
 
 @contextmanager
@@ -72,10 +73,17 @@ def read_table(path: Path) -> pd.DataFrame:
         FileNotFoundError: if it is missing.
         ValueError: if it is damaged.
     """
+    with told_if_damaged(path):
+        return pd.read_parquet(path)
+
+
+@contextmanager
+def told_if_damaged(path: Path) -> Iterator[Path]:
+    """Yield the path of a parquet table; if the block fails, raise what :func:`read_table` does."""
     if not path.exists():
         raise FileNotFoundError(f"no {path}: run `dvc repro`")
     try:
-        return pd.read_parquet(path)
+        yield path
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run `dvc repro`") from error
 
@@ -118,10 +126,14 @@ def read_run(path: Path) -> Run:
 
     Raises:
         FileNotFoundError: if it has not been decoded.
+        ValueError: if the table of its images is damaged.
     """
     decoded = path / "decode"
     if not (decoded / "run.json").exists():
         raise FileNotFoundError(f"no run {decoded}: `dvc pull` or `dvc repro decode@{path.name}`")
+    # The table itself is read later, perhaps when a large model has been loaded.
+    with told_if_damaged(decoded / "images.parquet") as images:
+        read_metadata(images)
     stamp = json.loads((decoded / "run.json").read_text())
     origin = stamp["setting"], stamp["model"], stamp.get("weights"), stamp["dtype"]
     return Run(path, *origin, stamp["config"])
