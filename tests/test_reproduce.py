@@ -25,7 +25,9 @@ def fake_dvc(tmp_path, monkeypatch):
     "old" is up to date, and "bad" fails.
     """
     script = tmp_path / "dvc"
-    known = dict.fromkeys(("a", "b", "c", "bad", "cached", "decode@ar", "decode@x"))
+    known = {
+        s: ["changed command"] for s in ("a", "b", "c", "bad", "cached", "decode@ar", "decode@x")
+    }
     script.write_text(
         f"#!{sys.executable}\n"
         "import os, sys\n"
@@ -119,9 +121,15 @@ def test_no_process_is_started_for_what_is_up_to_date(fake_dvc):
 
 def test_what_is_due_is_what_is_out_of_date_and_what_depends_on_it():
     part = Part("x", ["decode@a", "decode@b", "evaluate@a", "evaluate@b", "draw@f", "report"])
-    assert due(part, {"decode@a"}).stages == ["decode@a", "evaluate@a", "draw@f", "report"]
-    assert due(part, {"draw@f"}).stages == ["draw@f"]
-    assert due(part, set()).stages == []
+    command, lost = ["changed command"], [{"changed outs": {"runs/a": "deleted"}}]
+    # In a fresh clone, what is pulled lacks the hash of the code, and is as it was.
+    lacks = [{"changed deps": {"results/decoder.json": "deleted"}}]
+    told = {"decode@a": lacks + lost, "decode@b": lacks, "evaluate@b": lacks}
+    assert due(part, told).stages == ["decode@a", "evaluate@a", "draw@f", "report"]
+    assert due(part, {"draw@f": command}).stages == ["draw@f"]
+    edited = [{"changed deps": {"results/decoder.json": "modified"}}]
+    assert "decode@b" in due(part, {"decode@b": edited}).stages
+    assert due(part, {}).stages == []
 
 
 def test_of_stages_side_by_side_the_longest_come_first():
@@ -156,7 +164,7 @@ def test_files_of_a_killed_process_are_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(dvc_process, "dvc", lambda: str(script))
     monkeypatch.setattr(dvc_process.time, "sleep", lambda seconds: None)
     busy.touch()
-    assert dvc_process.changed(["decode"]) == {"a"} and not busy.exists()
+    assert dvc_process.changed(["decode"]) == {"a": []} and not busy.exists()
     with pytest.raises(ChildProcessError, match=r"status: 1\nERROR: no file$"):
         dvc_process.changed()
     busy.touch()

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pjd.paths import REPORTS, ROOT
 from pjd.pipeline.notebook import THREADS
@@ -30,11 +30,14 @@ def dvc() -> str:
     return str(Path(sys.executable).with_name("dvc"))
 
 
-def changed(targets: Iterable[str] = ()) -> set[str]:
+def changed(targets: Iterable[str] = ()) -> dict[str, list[Any]]:
     """Stages that DVC finds out of date, as things are now.
 
     Args:
         targets: stages or groups to ask for; all, if there are none.
+
+    Returns:
+        By stage what has changed, as DVC tells it.
 
     Raises:
         ChildProcessError: if DVC cannot tell, with its reason.
@@ -44,7 +47,8 @@ def changed(targets: Iterable[str] = ()) -> set[str]:
     while True:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode == 0:
-            return set(json.loads(done.stdout))
+            told: dict[str, list[Any]] = json.loads(done.stdout)
+            return told
         if BUSY not in done.stderr or time.time() > end:
             lines = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
             raise ChildProcessError("\n".join([f"dvc status: {done.returncode}", *lines]))

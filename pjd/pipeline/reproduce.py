@@ -91,13 +91,25 @@ def plan(values: dict[str, Any], times: dict[str, float]) -> list[Part]:
     ]
 
 
-def due(part: Part, outdated: set[str]) -> Part:
+def only_lacks_inputs(changes: list[Any]) -> bool:
+    """Whether a stage is out of date only since files that it reads are missing, as DVC tells."""
+    return all(
+        isinstance(change, dict)
+        and change.keys() == {"changed deps"}
+        and set(change["changed deps"].values()) == {"deleted"}
+        for change in changes
+    )
+
+
+def due(part: Part, changes: dict[str, list[Any]]) -> Part:
     """The stages of ``part`` that will run, as far as one can tell.
 
     Args:
         part: with all its stages.
-        outdated: stages that are out of date before anything has run.
+        changes: from :func:`pjd.pipeline.dvc_process.changed`, before anything has run. What only
+            lacks inputs is not due: in a fresh clone, other stages make them as they were.
     """
+    outdated = {stage for stage, told in changes.items() if not only_lacks_inputs(told)}
     runs_change = any(stage.partition("@")[0] in ("decode", "evaluate") for stage in outdated)
 
     def will_run(stage: str) -> bool:
